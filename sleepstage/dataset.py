@@ -1,0 +1,345 @@
+"""Feature tables on disk, nights as dictionaries, and splits that do not leak.
+
+A feature table is a DataFrame indexed by ``(subject, recording, epoch)`` with one float column per
+feature and ``stage`` (and ``quality``) beside them; see :func:`sleepstage.extract_features`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import zipfile
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import GroupShuffleSplit
+
+from .features import PUBLISHED_TABLE_COLUMNS, feature_columns
+from .recording import Recording
+from .stages import STAGES, UNSCORED
+
+INDEX = ("subject", "recording", "epoch")
+ABOUT = ("sfreq_hz", "subject", "recording", "channel", "start")
+TABLE_KEYS = ("features", "feature_names", "stage", *INDEX)
+
+
+def save_table(table: pd.DataFrame, path: str | Path) -> Path:
+    """Write a feature table as one ``.npz`` that is read without pickle.
+
+    The file holds ``features`` (n, k) float32, ``feature_names`` (k,), ``stage`` int8, ``subject``,
+    ``recording``, ``epoch``, each (n,), and ``quality`` (n,) where the table has it. It is written
+    beside its final place and moved there when complete, so an interruption leaves no half a file.
+
+    Raises
+    ------
+    ValueError
+        If the index is not ``(subject, recording, epoch)`` or there is no column ``stage``.
+    """
+    path = Path(path)
+    _check_table(table)
+    names = feature_columns(table)
+    arrays: dict[str, np.ndarray] = {
+        "features": table[names].to_numpy(np.float32),
+        "feature_names": np.array(names),
+        "stage": table["stage"].to_numpy(np.int8),
+    }
+    arrays |= {name: _plain_array(table.index.get_level_values(name)) for name in INDEX}
+    if "quality" in table:
+        arrays["quality"] = table["quality"].to_numpy(str)
+    _write_npz(path, arrays)
+    return path
+
+
+def load_table(path: str | Path) -> pd.DataFrame:
+    """Read a feature table written by :func:`save_table`, or a published one of the same layout.
+
+    The ten columns of the published 58-subject table, in volts, get this package's names and
+    microvolts (:data:`sleepstage.features.PUBLISHED_TABLE_COLUMNS`).
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is not such an ``.npz``, a key is missing, or lengths or stage codes do not fit.
+    """
+    arrays = _read_npz(Path(path))
+    missing = [key for key in TABLE_KEYS if key not in arrays]
+    if missing:
+        raise ValueError(
+            f"{path} is not a feature table: it lacks {missing}. Expected the keys {list(TABLE_KEYS)}, "
+            "as written by save_table."
+        )
+    features = arrays["features"]
+    expected = (len(arrays["stage"]), len(arrays["feature_names"]))
+    if features.shape != expected or any(len(arrays[name]) != expected[0] for name in INDEX):
+        raise ValueError(
+            f"{path}: features have the shape {features.shape} and the index the lengths "
+            f"{[len(arrays[name]) for name in INDEX]}; expected {expected} rows and columns."
+        )
+    index = pd.MultiIndex.from_arrays([arrays[name] for name in INDEX], names=INDEX)
+    table = pd.DataFrame(features, index=index, columns=arrays["feature_names"].astype(str))
+    table = _in_our_units(table)
+    table["stage"] = arrays["stage"].astype(np.int8)
+    if "quality" in arrays:
+        table["quality"] = arrays["quality"].astype(str)
+    _check_table(table)
+    return table
+
+
+def collect(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Join the tables of several nights into one.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to join, the columns differ, or the same epoch of the same recording comes
+        twice.
+    """
+    tables = list(tables)
+    if not tables:
+        raise ValueError("got no table, expected at least one night's table from extract_features")
+    for table in tables:
+        _check_table(table)
+        if list(table.columns) != list(tables[0].columns):
+            odd = sorted(set(table.columns) ^ set(tables[0].columns))
+            raise ValueError(f"the tables do not have the same columns; these differ: {odd}")
+    joined = pd.concat(tables)
+    twice = joined.index[joined.index.duplicated()]
+    if len(twice):
+        names = sorted({f"{recording} (subject {subject})" for subject, recording, _ in twice})
+        raise ValueError(f"recordings given twice: {names}. Pass each night once.")
+    return joined
+
+
+def split_subjects(table: pd.DataFrame, test_fraction: float = 0.25, seed: int = 0) -> pd.Series:
+    """Assign whole subjects to ``"train"`` or ``"test"``: both nights of a person go to one side.
+
+    Returns
+    -------
+    pandas.Series of str, shape (n_epochs,)
+
+    Raises
+    ------
+    ValueError
+        With fewer than two subjects; one night can be split by :func:`split_blocks`.
+    """
+    subjects = table.index.get_level_values("subject")
+    if subjects.nunique() < 2:
+        raise ValueError(
+            f"got {subjects.nunique()} subject, expected at least 2 to split by subject. "
+            "A single night can be split by time with split_blocks."
+        )
+    splitter = GroupShuffleSplit(n_splits=1, test_size=test_fraction, random_state=seed)
+    _, test = next(splitter.split(table, groups=subjects))
+    split = np.full(len(table), "train", dtype=object)
+    split[test] = "test"
+    return pd.Series(split, index=table.index, name="split")
+
+
+def split_blocks(
+    table: pd.DataFrame, n_blocks: int = 12, test_every: int = 3, gap_epochs: int = 10
+) -> pd.Series:
+    """Split one night by blocks of time, with a gap on the training side of every border.
+
+    The night is cut into ``n_blocks`` equal blocks; every ``test_every``-th is for testing. The
+    ``gap_epochs`` training epochs next to a test block are left out, since neighbouring epochs are
+    alike. Figures from such a split say how well a night's rest is staged after seeing part of *the same
+    night*: they say nothing about other people.
+
+    Returns
+    -------
+    pandas.Series of str, shape (n_epochs,)
+        ``"train"``, ``"test"`` or ``"gap"``.
+
+    Raises
+    ------
+    ValueError
+        If the table holds more than one recording, or too few epochs for the blocks and gaps.
+    """
+    recordings = table.index.droplevel("epoch").unique()
+    if len(recordings) != 1:
+        raise ValueError(f"got {len(recordings)} recordings, expected one; use split_subjects for several")
+    block_length = len(table) // n_blocks
+    if block_length <= 2 * gap_epochs:
+        raise ValueError(
+            f"{len(table)} epochs in {n_blocks} blocks make {block_length} epochs a block, expected more "
+            f"than two gaps of {gap_epochs}. Take fewer blocks or a smaller gap."
+        )
+    block = np.minimum(np.arange(len(table)) // block_length, n_blocks - 1)
+    is_test = block % test_every == test_every - 1
+    near_test = np.convolve(is_test, np.ones(2 * gap_epochs + 1), mode="same") > 0
+    split = np.select([is_test, near_test], ["test", "gap"], default="train")
+    return pd.Series(split, index=table.index, name="split")
+
+
+def save_dictionary(recording: Recording, path: str | Path) -> Path:
+    """Write a night as ``{"EEG_signals": (n_epochs, n_samples) in µV, "labels": (n_epochs,)}``.
+
+    ``.npz`` is recommended: it is read without pickle, and keeps the sampling rate, the start and the
+    names beside the two arrays. ``.pkl`` holds the two arrays only, for compatibility.
+
+    Raises
+    ------
+    ValueError
+        If the file's ending is neither, or the night has no stages.
+    """
+    path = Path(path)
+    if recording.stages is None:
+        raise ValueError(f"{recording.recording} has no stages; the dictionary format needs labels")
+    content = {"EEG_signals": recording.eeg_uv, "labels": recording.stages}
+    if path.suffix == ".npz":
+        about = {name: getattr(recording, name) for name in ABOUT if getattr(recording, name) is not None}
+        if recording.start is not None:
+            about["start"] = recording.start.isoformat()
+        _write_npz(path, content | {name: np.asarray(value) for name, value in about.items()})
+    elif path.suffix == ".pkl":
+        _write_whole(path, lambda file: pickle.dump(content, file))
+    else:
+        raise ValueError(f"{path.name} ends in {path.suffix!r}, expected .npz (recommended) or .pkl")
+    return path
+
+
+def load_dictionary(path: str | Path, **about: Any) -> Recording:
+    """Read a night from the dictionary format, ``.npz`` or ``.pkl``.
+
+    A pickle is read by an unpickler that knows numpy arrays and plain containers only, so a file from
+    a stranger cannot run code.
+
+    Parameters
+    ----------
+    path : str or Path
+    **about
+        What the file does not say: ``sfreq_hz`` (100 unless given), ``subject`` and ``recording`` (the
+        file's name unless given), ``channel``, ``start``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is neither, lacks one of these two arrays, or they do not fit together.
+    """
+    path = Path(path)
+    content = _read_npz(path) if path.suffix == ".npz" else _read_pickle(path)
+    if not isinstance(content, dict) or not {"EEG_signals", "labels"} <= set(content):
+        found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
+        raise ValueError(f'{path} holds {found}, expected {{"EEG_signals": array, "labels": array}}')
+    signals = _numeric(content["EEG_signals"], "EEG_signals", path)
+    labels = _numeric(content["labels"], "labels", path)
+    unknown = sorted(set(np.unique(labels).tolist()) - {UNSCORED, *range(len(STAGES))})
+    if unknown:
+        raise ValueError(f"{path}: labels {unknown} are not stages; expected 0–4 ({', '.join(STAGES)}) or -1")
+    names = {"sfreq_hz": 100.0, "subject": path.stem, "recording": path.stem, "channel": "unknown"}
+    stored = {name: np.asarray(content[name]).item() for name in ABOUT if name in content}
+    if "start" in stored:
+        stored["start"] = datetime.fromisoformat(stored["start"])
+    return Recording(eeg_uv=signals, stages=labels, **(names | stored | about))
+
+
+def data_fingerprint(table: pd.DataFrame) -> str:
+    """Identify a table by its contents: SHA-256 over index, features and stages."""
+    rows = pd.util.hash_pandas_object(table, index=True).to_numpy()
+    columns = "\n".join(map(str, table.columns)).encode()
+    return f"sha256:{hashlib.sha256(columns + rows.tobytes()).hexdigest()}"
+
+
+def _check_table(table: pd.DataFrame) -> None:
+    if tuple(table.index.names) != INDEX:
+        raise ValueError(f"the table is indexed by {list(table.index.names)}, expected {list(INDEX)}")
+    if "stage" not in table:
+        raise ValueError("the table has no column 'stage'; expected stage codes, -1 where unscored")
+    unknown = sorted(set(table["stage"].unique().tolist()) - {UNSCORED, *range(len(STAGES))})
+    if unknown:
+        raise ValueError(f"stage codes {unknown} are not known; expected 0–4 ({', '.join(STAGES)}) or -1")
+
+
+def _in_our_units(table: pd.DataFrame) -> pd.DataFrame:
+    """Published columns in volts become ours in microvolts; any other table stays as it is."""
+    if set(table.columns) != set(PUBLISHED_TABLE_COLUMNS):
+        return table
+    scale = {name: factor for name, (_, factor) in PUBLISHED_TABLE_COLUMNS.items()}
+    names = {name: ours for name, (ours, _) in PUBLISHED_TABLE_COLUMNS.items()}
+    return (table.astype(np.float64) * pd.Series(scale)).rename(columns=names)
+
+
+def _plain_array(values: pd.Index) -> np.ndarray:
+    """An index level as an array that numpy stores without pickle: numbers stay, the rest is text."""
+    return values.to_numpy() if values.dtype.kind in "iu" else values.to_numpy().astype(str)
+
+
+def _numeric(value: Any, name: str, path: Path) -> np.ndarray:
+    array = np.asarray(value)
+    if array.dtype.kind not in "iuf":
+        raise ValueError(f"{path}: {name} is of type {array.dtype}, expected an array of numbers")
+    return array
+
+
+_NUMPY_MAKERS = (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
+_BROKEN_PICKLE = (pickle.UnpicklingError, EOFError, AttributeError, ImportError, LookupError, TypeError)
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Unpickles numpy arrays and plain containers; anything else is refused before it is made."""
+
+    ALLOWED = {
+        ("numpy", "ndarray"),
+        ("numpy", "dtype"),
+        ("_codecs", "encode"),  # how protocols below 3 write bytes
+    } | {
+        (f"numpy.{core}.{module}", name)
+        for core in ("core", "_core")  # numpy 1 and numpy 2
+        for module, name in _NUMPY_MAKERS
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.ALLOWED:
+            raise ValueError(
+                f"the pickle asks for {module}.{name}; only numpy arrays and plain containers are read. "
+                "Do not trust this file; ask for an .npz instead."
+            )
+        return super().find_class(module, name)
+
+
+def _read_pickle(path: Path) -> Any:
+    _check_exists(path)
+    try:
+        with path.open("rb") as file:
+            return _ArrayUnpickler(file).load()
+    except _BROKEN_PICKLE as error:
+        raise ValueError(f"{path} is not a readable pickle of arrays ({error})") from error
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    _check_exists(path)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {key: file[key] for key in file.files}
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is not a complete .npz file of plain arrays ({error})") from error
+
+
+def _check_exists(path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path} (the folder searched: {path.parent.resolve()})")
+
+
+def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    _write_whole(path, lambda file: np.savez_compressed(file, **arrays))
+
+
+def _write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Write beside the final place, then move: the file is there complete or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            write(file)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

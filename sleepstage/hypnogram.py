@@ -1,0 +1,126 @@
+"""Reading a hypnogram from EDF+ annotations and laying it on the epochs of its signal."""
+
+from __future__ import annotations
+
+import warnings
+from datetime import datetime
+from pathlib import Path
+
+import mne
+import numpy as np
+
+from .edf import edf_header, explaining_damage, open_edf
+from .stages import ANNOTATION_CODES, UNSCORED
+
+EPOCH_S: int = 30
+"""An epoch's length in seconds, as in the scoring manuals."""
+
+# Onsets may be off by the rounding of the program that wrote them, but not by a sample at 100 Hz.
+_GRID_TOLERANCE_S = 0.01
+
+
+def align_stages(hypnogram: Path, psg_start: datetime | None, n_epochs: int) -> np.ndarray:
+    """Lay the stages of a hypnogram on the epochs of its signal, by the start times of both.
+
+    Parameters
+    ----------
+    hypnogram : pathlib.Path
+        EDF+ file whose annotations are stages.
+    psg_start : datetime.datetime or None
+        Start of the signal.
+    n_epochs : int
+        Number of whole epochs of the signal.
+
+    Returns
+    -------
+    numpy.ndarray, int8, shape (n_epochs,)
+        Stage codes, -1 where the hypnogram has none.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If the file cannot be read, holds unknown stages, does not fit the grid of 30 s or does not
+        overlap with the signal.
+
+    Warns
+    -----
+    UserWarning
+        If a start time is missing, or scored epochs lie outside the signal.
+    """
+    annotations, hypnogram_start = _read_hypnogram(hypnogram)
+    codes = _stage_codes(annotations.description, hypnogram)
+    if psg_start is None or hypnogram_start is None:
+        delay_s = 0.0
+        warnings.warn(
+            f"The header of {hypnogram} or of its signal gives no start: they are taken to start together.",
+            stacklevel=3,
+        )
+    else:
+        delay_s = (hypnogram_start - psg_start).total_seconds()
+    first, count = _epoch_spans(annotations.onset + delay_s, annotations.duration, hypnogram)
+    _check_order(first, first + count, hypnogram)
+    code = np.repeat(codes, count)
+    epoch = np.concatenate([np.arange(f, f + c) for f, c in zip(first, count, strict=True)])
+    inside = (epoch >= 0) & (epoch < n_epochs)
+    if not inside.any():
+        raise ValueError(
+            f"{hypnogram} (start {hypnogram_start}) scores epochs {first[0]} to {first[-1] + count[-1] - 1} "
+            f"counted from the start of its signal ({psg_start}), expected some of 0 to {n_epochs - 1}. "
+            "Check that the two files are of one night, and the start times in their headers."
+        )
+    n_ignored = np.count_nonzero(code[~inside] != UNSCORED)
+    if n_ignored:
+        warnings.warn(
+            f"{hypnogram} scores {n_ignored} epochs before the signal's first or after its last whole epoch: "
+            "they are ignored.",
+            stacklevel=3,
+        )
+    stages = np.full(n_epochs, UNSCORED, dtype=np.int8)
+    stages[epoch[inside]] = code[inside]
+    return stages
+
+
+def _read_hypnogram(path: Path) -> tuple[mne.Annotations, datetime | None]:
+    edf_header(path)
+    with explaining_damage(path):
+        annotations = mne.read_annotations(path)
+    if len(annotations) == 0:
+        raise ValueError(f"{path} holds no annotations, expected an EDF+ hypnogram. Is it the signal's file?")
+    return annotations, open_edf(path).info["meas_date"]
+
+
+def _stage_codes(texts: np.ndarray, path: Path) -> np.ndarray:
+    unknown = sorted(set(texts) - set(ANNOTATION_CODES))
+    if unknown:
+        raise ValueError(
+            f"{path} holds annotations that are no known stages: {', '.join(map(repr, unknown))}. "
+            f"Known: {', '.join(map(repr, ANNOTATION_CODES))}. Rename or remove them in the hypnogram."
+        )
+    return np.array([ANNOTATION_CODES[text] for text in texts], dtype=np.int8)
+
+
+def _epoch_spans(onset_s: np.ndarray, duration_s: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """First epoch and number of epochs of each annotation; onsets count from the signal's start."""
+    first = np.rint(onset_s / EPOCH_S).astype(int)
+    count = np.floor((duration_s + _GRID_TOLERANCE_S) / EPOCH_S).astype(int)
+    off_grid = np.abs(onset_s - EPOCH_S * first) > _GRID_TOLERANCE_S
+    odd_length = (count == 0) | (np.abs(duration_s - EPOCH_S * count) > _GRID_TOLERANCE_S)
+    odd_length[-1] = False  # the recording may have ended within an epoch
+    if (off_grid | odd_length).any():
+        bad = np.flatnonzero(off_grid | odd_length)[0]
+        raise ValueError(
+            f"{path}: annotation {bad} begins {onset_s[bad]:g} s after the signal's start and lasts "
+            f"{duration_s[bad]:g} s, expected multiples of {EPOCH_S} s. Epochs are counted from the "
+            "signal's start: cut the signal to where an epoch begins, or score it on its own grid."
+        )
+    return first, count
+
+
+def _check_order(first: np.ndarray, end: np.ndarray, path: Path) -> None:
+    overlapping = np.flatnonzero(first[1:] < end[:-1])
+    if len(overlapping):
+        before = overlapping[0]
+        raise ValueError(
+            f"{path}: annotation {before + 1} begins at epoch {first[before + 1]}, expected {end[before]} "
+            "or later, where the one before it ends. Remove the annotation that overlaps."
+        )

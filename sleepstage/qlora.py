@@ -1,0 +1,331 @@
+"""QLoRA fine-tuning on nights as text: trl's trainer, with the loss on the answers only.
+
+The base model's weights are frozen in 4-bit NormalFloat; small low-rank matrices beside every linear layer
+learn (Dettmers et al., 2023; Hu et al., 2022). The loss looks at the five label words only, and only where a
+line of the text ends.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from torch.nn.functional import cross_entropy
+from tqdm.auto import tqdm
+from transformers import PrinterCallback, TrainerCallback, default_data_collator
+from trl import SFTConfig, SFTTrainer
+
+from .base_model import OFFLINE_MODEL, compute_dtype, fingerprint, load_base, load_tokenizer, quiet_libraries
+from .dataset import data_fingerprint
+from .prompts import PromptSpec, label_token_ids, tokenizer_hash
+from .stages import STAGES, UNSCORED
+from .windows import Windows, covering_starts, cut_windows, segments
+
+IGNORED = -100  # what torch and trl call a position without a label
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The settings of a training run, each with its reason.
+
+    A step learns from ``windows_per_batch × batches_per_step`` windows. Training ends after ``n_steps``, or
+    after ``max_minutes`` if that comes first; the learning rate falls to zero towards whichever is nearer.
+    """
+
+    base: str = OFFLINE_MODEL  # runs anywhere without a hub
+    nf4: bool = True  # the Q of QLoRA: a quarter of the memory for a tenth of the speed on a CPU
+    lora_rank: int = 16  # 4.9 M trainable parameters beside 135 M frozen ones
+    lora_alpha: int = 32  # the usual twice the rank
+    learning_rate: float = 1e-3  # higher became unstable after short warm-ups
+    warmup_steps: int = 10  # the first hundred losses tell whether it was enough
+    n_steps: int = 100
+    max_minutes: float | None = None
+    windows_per_batch: int = 1  # one window of 521 tokens takes about 1.7 GB of activations
+    batches_per_step: int = 4  # accumulated, so memory stays that of one batch
+    class_weights: tuple[float, ...] = (1.0, 2.0, 1.0, 1.2, 1.4)  # N1 is rare, and macro-F1 counts it fully
+    checkpoint_steps: int = 50
+    seed: int = 0
+
+
+def training_windows(
+    table: pd.DataFrame, spec: PromptSpec, tokenizer: Any, n_windows: int, seed: int = 0
+) -> Dataset:
+    """Cut labelled windows from a table: passes over all its epochs, each with other window borders.
+
+    Returns
+    -------
+    datasets.Dataset
+        ``input_ids`` and ``labels``: a stage's code at the last token of the line that answers for a
+        scored epoch, −100 everywhere else.
+
+    Raises
+    ------
+    ValueError
+        If no epoch of the table is scored.
+    """
+    stages = table["stage"].to_numpy()
+    if not (stages != UNSCORED).any():
+        raise ValueError("no epoch of the training table is scored; training needs an expert's stages")
+    rng = np.random.default_rng(seed)
+    levels = spec.levels(table)
+    stride = spec.window - spec.look_ahead
+    input_ids: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
+    while len(input_ids) < n_windows:
+        one_pass = []
+        for run in segments(table):
+            starts = covering_starts(run.stop - run.start, spec, stride, offset=int(rng.integers(stride)))
+            windows = cut_windows(levels[run], spec, tokenizer, starts)
+            one_pass += zip(windows.input_ids, _window_labels(windows, stages[run]), strict=True)
+        for i in rng.permutation(len(one_pass)):
+            if (one_pass[i][1] != IGNORED).any():
+                input_ids.append(one_pass[i][0])
+                labels.append(one_pass[i][1])
+    return Dataset.from_dict({"input_ids": input_ids[:n_windows], "labels": labels[:n_windows]})
+
+
+def _window_labels(windows: Windows, stages: np.ndarray) -> np.ndarray:
+    answers = np.where(windows.epochs >= 0, stages[windows.epochs], UNSCORED)
+    labels = np.full(windows.input_ids.shape, IGNORED, dtype=np.int64)
+    labels[:, windows.positions] = np.where(answers == UNSCORED, IGNORED, answers)
+    return labels
+
+
+class AnswerTrainer(SFTTrainer):
+    """trl's trainer with cross-entropy over the five label words, at the answers only."""
+
+    def __init__(self, *args, label_ids: list[int], class_weights: torch.Tensor, max_minutes=None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.label_ids = label_ids
+        self.class_weights = class_weights
+        self.clock = Clock(max_minutes)
+        self.remove_callback(PrinterCallback)  # a dictionary a line; the bar says the same
+        self.add_callback(self.clock)
+        self.add_callback(ProgressBar())
+        # trl leaves the adapter of a quantized model in bfloat16, which a T4's gradient scaler refuses.
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels = inputs["labels"]  # (B, T) stage codes, not vocabulary ids
+        answers = (labels != IGNORED).any(dim=0).nonzero().squeeze(-1)  # (A,)
+        outputs = model(input_ids=inputs["input_ids"], logits_to_keep=answers)
+        outputs.logits = outputs.logits[..., self.label_ids].float()  # (B, A, 5)
+        targets = labels[:, answers]
+        total = cross_entropy(
+            outputs.logits.flatten(0, 1),
+            targets.flatten(),
+            weight=self.class_weights.to(targets.device),
+            ignore_index=IGNORED,
+            reduction="sum",
+        )
+        if num_items_in_batch is None:
+            loss = total / (targets != IGNORED).sum()
+        else:  # a sum over all accumulated batches and processes; their mean is taken later by DDP
+            loss = total / num_items_in_batch * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        """Warm up, then fall linearly to zero towards the last step or the last minute."""
+        warmup = self.args.warmup_steps
+
+        def factor(step: int) -> float:
+            done = max(step / num_training_steps, self.clock.share())
+            return min((step + 1) / (warmup + 1), 1.0) * max(0.0, 1.0 - done)
+
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+        return self.lr_scheduler
+
+
+class Clock(TrainerCallback):
+    """Stops the training after a number of minutes."""
+
+    def __init__(self, max_minutes: float | None):
+        self.seconds = math.inf if max_minutes is None else 60 * max_minutes
+        self.started = time.monotonic()
+
+    def share(self) -> float:
+        """Give the share of the time that is used up."""
+        return (time.monotonic() - self.started) / self.seconds
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.started = time.monotonic()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop |= self.share() >= 1
+
+
+class ProgressBar(TrainerCallback):
+    """Shows steps, the loss and the time that is left."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="fine-tuning", unit="step")
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "loss" in (logs or {}):
+            self.bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.bar.close()
+
+
+def build_trainer(
+    train_table: pd.DataFrame, spec: PromptSpec, config: TrainingConfig, work: str | Path
+) -> AnswerTrainer:
+    """Put base model, adapter, texts and settings together; see :func:`finetune`."""
+    tokenizer = load_tokenizer(config.base)
+    label_ids = label_token_ids(spec.labels, tokenizer)
+    n_windows = config.n_steps * config.windows_per_batch * config.batches_per_step
+    texts = training_windows(train_table, spec, tokenizer, n_windows, config.seed)
+    with quiet_libraries():
+        return AnswerTrainer(
+            model=load_base(config.base, config.nf4),
+            args=_arguments(config, work),
+            train_dataset=texts,
+            processing_class=tokenizer,
+            data_collator=default_data_collator,
+            peft_config=LoraConfig(
+                r=config.lora_rank,
+                lora_alpha=config.lora_alpha,
+                lora_dropout=0.0,
+                target_modules="all-linear",
+                task_type="CAUSAL_LM",
+            ),
+            label_ids=label_ids,
+            class_weights=_normalized_weights(config.class_weights, train_table["stage"]),
+            max_minutes=config.max_minutes,
+        )
+
+
+def _normalized_weights(weights: tuple[float, ...], stages: pd.Series) -> torch.Tensor:
+    """Scale class weights so that their mean over the training epochs is 1: losses stay comparable."""
+    weight = np.asarray(weights, dtype=np.float64)
+    scored = stages.to_numpy()[stages.to_numpy() != UNSCORED]
+    return torch.tensor(weight / weight[scored].mean(), dtype=torch.float32)
+
+
+def _arguments(config: TrainingConfig, work: str | Path) -> SFTConfig:
+    on_cpu = not torch.cuda.is_available()
+    return SFTConfig(
+        output_dir=str(work),
+        max_steps=config.n_steps,
+        per_device_train_batch_size=config.windows_per_batch,
+        gradient_accumulation_steps=config.batches_per_step,
+        learning_rate=config.learning_rate,
+        warmup_steps=config.warmup_steps,
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        use_cpu=on_cpu,
+        fp16=compute_dtype() is torch.float16,
+        bf16=compute_dtype() is torch.bfloat16,
+        gradient_checkpointing=not on_cpu,
+        max_length=None,  # trl's default would cut texts at 1,024 tokens without a word
+        dataset_kwargs={"skip_prepare_dataset": True},  # the texts are tokens already
+        remove_unused_columns=False,
+        logging_steps=max(1, config.n_steps // 50),
+        save_strategy="steps",
+        save_steps=config.checkpoint_steps,
+        save_total_limit=2,
+        report_to="none",  # wandb is preinstalled on Colab
+        disable_tqdm=True,  # ours shows the loss beside the time that is left
+        seed=config.seed,
+        dataloader_pin_memory=not on_cpu,
+    )
+
+
+def finetune(
+    train_table: pd.DataFrame,
+    spec: PromptSpec,
+    config: TrainingConfig,
+    adapter: str | Path,
+    resume: bool = False,
+) -> pd.DataFrame:
+    """Fine-tune a base model on nights with an expert's stages, and save the adapter.
+
+    Parameters
+    ----------
+    train_table : pandas.DataFrame
+        A feature table with stages; epochs scored −1 are read as context and not learned.
+    spec : PromptSpec
+    config : TrainingConfig
+    adapter : str or Path
+        The adapter's folder, written when the training is complete. Checkpoints lie beside it, in
+        ``<adapter>-checkpoints``, until then.
+    resume : bool
+        Go on from the newest checkpoint, if there is one.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The training curve: ``step``, ``loss``, ``learning_rate``, ``minutes``.
+    """
+    adapter = Path(adapter)
+    work = adapter.with_name(f"{adapter.name}-checkpoints")
+    if not resume:
+        shutil.rmtree(work, ignore_errors=True)
+    trainer = build_trainer(train_table, spec, config, work)
+    started = time.monotonic()
+    with quiet_libraries():
+        trainer.train(resume_from_checkpoint=resume and any(work.glob("checkpoint-*")))
+    minutes = (time.monotonic() - started) / 60
+    curve = pd.DataFrame([entry for entry in trainer.state.log_history if "loss" in entry])
+    curve = curve[["step", "loss", "learning_rate"]]
+    save_adapter(trainer.model, adapter, spec, _card(trainer, train_table, config, curve, minutes))
+    shutil.rmtree(work, ignore_errors=True)
+    return curve
+
+
+def _card(trainer, train_table, config, curve, minutes) -> dict[str, Any]:
+    """Give what ``train.json`` says about a run."""
+    scored = train_table[train_table["stage"] != UNSCORED]
+    tokenizer = trainer.processing_class
+    return {
+        "base": config.base,
+        "base_fingerprint": fingerprint(config.base),
+        "nf4": config.nf4,
+        "tokenizer_hash": tokenizer_hash(tokenizer),
+        "label_token_ids": trainer.label_ids,
+        "data_fingerprint": data_fingerprint(train_table),
+        "subjects": sorted({_plain(s) for s in scored.index.get_level_values("subject")}, key=str),
+        "n_epochs": len(scored),
+        "stage_counts": {name: int((scored["stage"] == code).sum()) for code, name in enumerate(STAGES)},
+        "settings": asdict(config),
+        "steps": trainer.state.global_step,
+        "minutes": round(minutes, 2),
+        "curve": curve.to_dict("records"),
+    }
+
+
+def save_adapter(model: Any, folder: str | Path, spec: PromptSpec, card: dict[str, Any]) -> None:
+    """Write an adapter folder whole: the weights, ``prompt.json`` and ``train.json``."""
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    model.peft_config["default"].base_model_name_or_path = str(card["base"])
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        whole = Path(scratch) / folder.name
+        model.save_pretrained(whole, save_embedding_layers=False)  # they are the base model's own
+        (whole / "README.md").unlink(missing_ok=True)  # peft's empty template
+        spec.save(whole / "prompt.json")
+        (whole / "train.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+        whole.replace(folder)
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,147 @@
+"""Staging nights with a language model: label scoring over overlapping windows.
+
+The model is never asked to write. After each epoch's line, the probabilities it gives to the five label
+words are read off and normalized: one forward pass answers for a whole window.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from peft import PeftModel
+from tqdm.auto import tqdm
+
+from .base_model import OFFLINE_MODEL, fingerprint, load_base, load_tokenizer, quiet_libraries
+from .prompts import PromptSpec, label_token_ids, tokenizer_hash
+from .stages import STAGES
+from .windows import covering_starts, cut_windows, segments
+
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "prompt.json", "train.json")
+
+
+class Stager:
+    """A language model that stages nights, with or without an adapter.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel or peft.PeftModel
+    tokenizer : transformers tokenizer
+    spec : PromptSpec
+        How a night becomes text.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, spec: PromptSpec):
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.spec = spec
+        self.label_ids = label_token_ids(spec.labels, tokenizer)
+
+    @classmethod
+    def from_base(cls, spec: PromptSpec, base: str | Path = OFFLINE_MODEL, nf4: bool = True) -> Stager:
+        """Load an untuned base model: what a language model knows about sleep before it is taught."""
+        return cls(load_base(base, nf4), load_tokenizer(base), spec)
+
+    @classmethod
+    def from_pretrained(cls, adapter: str | Path, base: str | Path | None = None) -> Stager:
+        """Load a fine-tuned adapter with the base model that it was trained on.
+
+        Parameters
+        ----------
+        adapter : str or Path
+            An adapter folder written by :func:`sleepstage.finetune`.
+        base : str or Path, optional
+            Where the base model lies, if not where it was in training.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the folder is not an adapter folder.
+        ValueError
+            If the base model or its tokenizer is not the one that the adapter was trained on.
+        """
+        adapter = Path(adapter)
+        missing = [name for name in ADAPTER_FILES if not (adapter / name).is_file()]
+        if missing:
+            raise FileNotFoundError(f"{adapter} is not an adapter folder: it lacks {', '.join(missing)}")
+        card = json.loads((adapter / "train.json").read_text(encoding="utf-8"))
+        base = card["base"] if base is None else base
+        spec = PromptSpec.load(adapter / "prompt.json")
+        tokenizer = load_tokenizer(base)
+        _check_fits(adapter, card, base, tokenizer, spec)
+        with quiet_libraries():
+            model = PeftModel.from_pretrained(load_base(base, card["nf4"]), str(adapter))
+        return cls(model, tokenizer, spec)
+
+    def predict_proba(
+        self, table: pd.DataFrame, stride: int | None = None, windows_per_batch: int = 4
+    ) -> pd.DataFrame:
+        """Stage every epoch of every night in a table.
+
+        Parameters
+        ----------
+        table : pandas.DataFrame
+            A feature table with the columns that the prompt needs; stages are not looked at.
+        stride : int, optional
+            Epochs from one window to the next. By default two thirds of what a window answers for, so that
+            windows overlap by a third; where they do, their probabilities are averaged.
+        windows_per_batch : int
+            Windows read at once.
+
+        Returns
+        -------
+        pandas.DataFrame, shape (n_epochs, 5)
+            The hypnodensity: the table's index, the columns W, N1, N2, N3, REM; rows sum to 1.
+        """
+        stride = stride or max(1, 2 * (self.spec.window - self.spec.look_ahead) // 3)
+        levels = self.spec.levels(table)
+        total = np.zeros((len(table), len(STAGES)))
+        answers = np.zeros((len(table), 1))
+        batches = [
+            (run, starts)
+            for run in segments(table)
+            for starts in _batched(
+                covering_starts(run.stop - run.start, self.spec, stride), windows_per_batch
+            )
+        ]
+        for run, starts in tqdm(batches, desc="staging", unit="batch", leave=False):
+            windows = cut_windows(levels[run], self.spec, self.tokenizer, starts)
+            with quiet_libraries():
+                proba = self._answer(windows.input_ids, windows.positions)
+            answered = windows.epochs >= 0
+            rows = run.start + windows.epochs[answered]
+            np.add.at(total, rows, proba[answered])
+            np.add.at(answers, rows, 1)
+        return pd.DataFrame(total / answers, index=table.index, columns=list(STAGES))
+
+    @torch.inference_mode()
+    def _answer(self, input_ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Read the label words' probabilities: (B, T) tokens, (A,) positions → (B, A, 5)."""
+        device = self.model.device
+        logits = self.model(
+            input_ids=torch.as_tensor(input_ids, device=device),
+            logits_to_keep=torch.as_tensor(positions, device=device),
+        ).logits
+        return logits[..., self.label_ids].float().softmax(-1).cpu().numpy().astype(np.float64)
+
+
+def _batched(starts: np.ndarray, size: int) -> list[np.ndarray]:
+    return [starts[i : i + size] for i in range(0, len(starts), size)]
+
+
+def _check_fits(adapter: Path, card: dict, base: str | Path, tokenizer: Any, spec: PromptSpec) -> None:
+    pairs = {
+        "base model weights": (card["base_fingerprint"], fingerprint(base)),
+        "tokenizer": (card["tokenizer_hash"], tokenizer_hash(tokenizer)),
+        "label tokens": (card["label_token_ids"], label_token_ids(spec.labels, tokenizer)),
+    }
+    for what, (trained, found) in pairs.items():
+        if trained != found:
+            raise ValueError(
+                f"the adapter in {adapter} does not fit {base}: it was trained with the {what} {trained}, "
+                f"found {found}. Use the base model {card['base']!r} it was trained on, or train it anew."
+            )

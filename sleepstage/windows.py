@@ -1,0 +1,76 @@
+"""Windows of text over a night: which lines they hold, and which epoch each line answers for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .prompts import MISSING, NIGHT, PromptSpec, line_tokens
+
+
+def segments(table: pd.DataFrame) -> list[slice]:
+    """Give the runs of consecutive epochs as slices of rows; no window of text crosses their ends."""
+    recording = table.groupby(level=NIGHT, sort=False).ngroup().to_numpy()
+    epoch = table.index.get_level_values("epoch").to_numpy()
+    starts = np.flatnonzero((np.diff(recording) != 0) | (np.diff(epoch) != 1)) + 1
+    edges = [0, *starts.tolist(), len(table)]
+    return [slice(start, stop) for start, stop in zip(edges[:-1], edges[1:], strict=True) if stop > start]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Texts of equal length over one run of epochs.
+
+    Attributes
+    ----------
+    input_ids : int64 (n_windows, n_tokens)
+    epochs : int64 (n_windows, window)
+        The epoch (counted from the run's start) that each line answers for, −1 where it is none.
+    positions : int64 (window,)
+        The token after which each line's answer is read: the line's last.
+    """
+
+    input_ids: np.ndarray
+    epochs: np.ndarray
+    positions: np.ndarray
+
+
+def cut_windows(levels: np.ndarray, spec: PromptSpec, tokenizer: Any, starts: np.ndarray) -> Windows:
+    """Cut windows of ``spec.window`` lines out of one run of epochs, beginning at the lines ``starts``.
+
+    Lines beyond the run's end are all ``0`` (nothing is known there); they give the last epochs their
+    look-ahead, and fill the window of a short run. A text begins with the tokenizer's own first token,
+    if it has one.
+    """
+    n_epochs = len(levels)
+    n_lines = max(n_epochs + spec.look_ahead, int(np.max(starts)) + spec.window)
+    padding = np.full((n_lines - n_epochs, levels.shape[1]), MISSING, dtype=levels.dtype)
+    tokens = line_tokens(np.concatenate([levels, padding]), tokenizer)
+    lines = starts[:, None] + np.arange(spec.window)
+    first = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    body = tokens[lines].reshape(len(starts), -1)
+    input_ids = np.concatenate([np.tile(np.array(first, np.int64), (len(starts), 1)), body], axis=1)
+    epochs = lines - spec.look_ahead
+    epochs = np.where((epochs >= starts[:, None]) & (epochs < n_epochs), epochs, -1)
+    positions = len(first) + np.arange(1, spec.window + 1) * tokens.shape[1] - 1
+    return Windows(input_ids, epochs, positions)
+
+
+def covering_starts(n_epochs: int, spec: PromptSpec, stride: int, offset: int = 0) -> np.ndarray:
+    """Give the first lines of windows, ``stride`` apart, that answer for every epoch of a run.
+
+    ``offset`` (0 … stride − 1) moves the borders between windows, for another look at the same run.
+
+    Raises
+    ------
+    ValueError
+        If the stride is larger than the number of epochs that a window answers for.
+    """
+    answered = spec.window - spec.look_ahead
+    if not 1 <= stride <= answered:
+        raise ValueError(f"stride is {stride}, expected 1 to window − look_ahead = {answered}")
+    last = max(0, n_epochs - answered)
+    return np.unique(np.clip(np.arange(-offset, last + stride, stride), 0, last))

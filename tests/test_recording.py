@@ -1,0 +1,383 @@
+"""Reading a night: the shipped one against the published table, and synthetic ones at every edge."""
+
+import warnings
+from datetime import datetime, timedelta
+
+import edfio
+import numpy as np
+import pytest
+
+from sleepstage.recording import Recording, load_demo, read_recording
+from sleepstage.stages import STAGES
+
+# Rows of subject 0, recording SC4001E0, in the published 58-subject table, from the signal in volts:
+# epoch: mean, std, var, min, max, energy, delta, theta, alpha, beta
+TABLE_ROWS = {
+    0: (1.86296e-08, 2.10623e-05, 4.43621e-10, -7.34711e-05, 6.80322e-05, 1.33086e-06, 0.00155965,
+        0.000148515, 2.46321e-05, 4.665e-05),
+    60: (2.30244e-07, 8.87644e-06, 7.87912e-11, -3.19297e-05, 4.82462e-05, 2.36533e-07, 0.000165961,
+         9.17096e-05, 3.95288e-05, 1.55223e-05),
+    95: (2.39433e-07, 3.49572e-05, 1.222e-09, -9.01626e-05, 0.000110324, 3.66618e-06, 0.00496628,
+         0.000226477, 4.8126e-05, 1.5712e-05),
+    180: (5.25847e-07, 3.66974e-05, 1.3467e-09, -8.97875e-05, 0.000105073, 4.04092e-06, 0.00495587,
+          0.000175311, 6.19796e-05, 1.11239e-05),
+    275: (6.01084e-08, 1.1764e-05, 1.38393e-10, -3.62432e-05, 3.68996e-05, 4.15189e-07, 0.000424771,
+          4.58642e-05, 4.21668e-05, 1.61294e-05),
+    370: (1.31407e-07, 1.95425e-05, 3.81911e-10, -7.74095e-05, 6.94388e-05, 1.14578e-06, 0.00136453,
+          7.26924e-05, 2.5084e-05, 1.82129e-05),
+    460: (1.52287e-07, 1.46814e-05, 2.15543e-10, -5.03092e-05, 7.20645e-05, 6.46697e-07, 0.000746795,
+          8.87488e-05, 4.25942e-05, 2.13195e-05),
+    555: (2.38933e-07, 1.08634e-05, 1.18013e-10, -3.86813e-05, 6.17495e-05, 3.5421e-07, 0.00023919,
+          4.66571e-05, 1.81207e-05, 1.33756e-05),
+    745: (1.33876e-07, 8.62156e-06, 7.43313e-11, -2.66784e-05, 3.21172e-05, 2.23048e-07, 0.000113926,
+          5.60062e-05, 3.54002e-05, 2.53123e-05),
+    840: (1.31157e-07, 1.82309e-05, 3.32366e-10, -8.38799e-05, 6.09055e-05, 9.9715e-07, 0.000900816,
+          8.47948e-05, 1.97896e-05, 3.4452e-05),
+}  # fmt: skip
+EVENING = datetime(2020, 3, 1, 22, 0, 0)
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return load_demo()
+
+
+def header(start):
+    return {"recording": edfio.Recording(startdate=start.date()), "starttime": start.time()}
+
+
+def write_psg(path, signals_uv, sfreq_hz=100, unit="uV", start=EVENING):
+    """An EDF of named signals."""
+    edfio.Edf(
+        [edfio.EdfSignal(x, sfreq_hz, label=name, physical_dimension=unit) for name, x in signals_uv.items()],
+        **header(start),
+    ).write(path)
+    return path
+
+
+def write_hypnogram(path, spans, start=EVENING):
+    """An EDF+ file of annotations; spans are (text, onset in s, duration in s)."""
+    annotations = [edfio.EdfAnnotation(onset, duration, text) for text, onset, duration in spans]
+    edfio.Edf([], annotations=annotations, **header(start)).write(path)
+    return path
+
+
+def steps(n_epochs, n_samples=3000, seed=0):
+    """A noise of 20 uV around a level of i uV in epoch i, so that every epoch tells its index."""
+    noise = np.random.default_rng(seed).normal(0, 20, (n_epochs, n_samples))
+    return (noise - noise.mean(axis=1, keepdims=True) + np.arange(n_epochs)[:, None]).ravel()
+
+
+def epochs_told(recording):
+    return recording.eeg_uv.mean(axis=1).round().astype(int).tolist()
+
+
+@pytest.fixture
+def psg(tmp_path):
+    """Twenty epochs of the default channel."""
+    return write_psg(tmp_path / "night.edf", {"EEG Fpz-Cz": steps(20)})
+
+
+def ten_quantities(x_v):
+    freqs_hz = np.fft.rfftfreq(len(x_v), 0.01)
+    power = np.abs(np.fft.rfft(x_v)) ** 2
+    edges = [(0.5, 4), (4, 8), (8, 13), (13, 30)]
+    bands = [power[(freqs_hz >= lo) & (freqs_hz <= hi)].sum() for lo, hi in edges]
+    return [x_v.mean(), x_v.std(), x_v.var(), x_v.min(), x_v.max(), (x_v**2).sum(), *bands]
+
+
+def test_shipped_night_has_the_experts_counts(demo):
+    assert (demo.subject, demo.recording, demo.channel) == (0, "SC4001E0", "EEG Fpz-Cz")
+    assert demo.eeg_uv.shape == (841, 3000)
+    assert demo.eeg_uv.dtype == np.float32 and demo.stages.dtype == np.int8
+    assert dict(zip(STAGES, np.bincount(demo.stages).tolist(), strict=True)) == {
+        "W": 188, "N1": 58, "N2": 250, "N3": 220, "REM": 125,
+    }  # fmt: skip
+    assert demo.start == datetime(1989, 4, 25, 0, 13, 30)
+    assert demo.clock_times()[-1] == datetime(1989, 4, 25, 7, 13, 30)
+
+
+@pytest.mark.parametrize("epoch", TABLE_ROWS)
+def test_shipped_night_equals_the_published_table(demo, epoch):
+    x_v = demo.eeg_uv[epoch].astype(float) * 1e-6
+    np.testing.assert_allclose(ten_quantities(x_v), TABLE_ROWS[epoch], rtol=1e-3)
+
+
+def test_reading_the_shipped_night_warns_of_nothing():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_demo()
+
+
+def test_one_channel_is_read_at_its_own_rate_in_microvolts(tmp_path):
+    fast = edfio.EdfSignal(np.zeros(200 * 60), 200, label="EMG", physical_dimension="uV")
+    eeg = edfio.EdfSignal(steps(2) / 1000, 100, label="C4-M1", physical_dimension="mV")
+    edfio.Edf([fast, eeg]).write(tmp_path / "psg.edf")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        night = read_recording(tmp_path / "psg.edf", channel="C4-M1")
+    assert night.sfreq_hz == 100 and night.stages is None
+    np.testing.assert_allclose(night.eeg_uv.ravel(), steps(2), atol=0.01)
+
+
+def test_bdf_is_read_too(tmp_path):
+    signal = edfio.BdfSignal(steps(2), 100, label="EEG Fpz-Cz", physical_dimension="uV")
+    edfio.Bdf([signal]).write(tmp_path / "night.bdf")
+    np.testing.assert_allclose(read_recording(tmp_path / "night.bdf").eeg_uv.ravel(), steps(2), atol=0.001)
+
+
+@pytest.mark.parametrize(
+    ("name", "subject", "recording"),
+    [
+        ("SC4001E0-PSG.edf", 0, "SC4001E0"),
+        ("SC4411E0-PSG.edf", 41, "SC4411E0"),
+        ("SC4412F0-PSG.edf", 41, "SC4412F0"),
+        ("anna-1.edf", "anna-1", "anna-1"),
+    ],
+)
+def test_names_come_from_the_file(tmp_path, name, subject, recording):
+    night = read_recording(write_psg(tmp_path / name, {"EEG Fpz-Cz": steps(1)}))
+    assert (night.subject, night.recording) == (subject, recording)
+
+
+def test_names_can_be_given(psg):
+    night = read_recording(psg, subject="anna", recording="first")
+    assert (night.subject, night.recording) == ("anna", "first")
+    assert read_recording(psg, subject=0).subject == 0
+
+
+def test_trailing_partial_epoch_is_dropped(tmp_path):
+    psg = write_psg(tmp_path / "night.edf", {"EEG Fpz-Cz": np.append(steps(3), np.full(2900, 99))})
+    assert epochs_told(read_recording(psg)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("sfreq_hz", [64, 128, 256])
+def test_other_rates_are_resampled_with_a_message(tmp_path, sfreq_hz):
+    def sine_uv(rate_hz):
+        return 40 * np.sin(2 * np.pi * 10 * np.arange(90 * rate_hz) / rate_hz)
+
+    psg = write_psg(tmp_path / "night.edf", {"EEG Fpz-Cz": sine_uv(sfreq_hz)}, sfreq_hz=sfreq_hz)
+    with pytest.warns(UserWarning, match=f"sampled at {sfreq_hz} Hz and is resampled to 100 Hz") as caught:
+        night = read_recording(psg)
+    assert len(caught) == 1 and caught[0].filename == __file__
+    assert ("Nothing above 32 Hz" in str(caught[0].message)) == (sfreq_hz == 64)
+    assert night.eeg_uv.shape == (3, 3000)
+    np.testing.assert_allclose(night.eeg_uv[1], sine_uv(100)[3000:6000], atol=0.4)
+
+
+# Aligning the hypnogram
+
+
+@pytest.mark.parametrize("shift", [-3, -1, 0, 1, 5])
+def test_hypnogram_is_aligned_by_the_start_times_in_the_headers(tmp_path, psg, shift):
+    start = EVENING + timedelta(seconds=30 * shift)
+    spans = [("Sleep stage W", 0, 120), ("Sleep stage N1", 120, 30), ("Sleep stage 4", 150, 60)]
+    hypnogram = write_hypnogram(tmp_path / "hypnogram.edf", spans, start)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore" if shift < 0 else "error")
+        night = read_recording(psg, hypnogram)
+    expected = np.full(20, -1)
+    for epoch, code in enumerate([0, 0, 0, 0, 1, 3, 3], start=shift):
+        if epoch >= 0:
+            expected[epoch] = code
+    np.testing.assert_array_equal(night.stages, expected)
+
+
+def test_hypnogram_moved_by_an_epoch_in_its_onsets_moves_the_stages(tmp_path, psg):
+    hypnogram = write_hypnogram(
+        tmp_path / "hypnogram.edf", [("Sleep stage 2", 30, 60), ("Sleep stage R", 120, 30)]
+    )
+    assert read_recording(psg, hypnogram).stages[:6].tolist() == [-1, 2, 2, -1, 4, -1]
+
+
+def test_hypnogram_beyond_the_signal_is_ignored_with_a_message(tmp_path, psg):
+    spans = [("Sleep stage 2", -60, 90), ("Sleep stage W", 30, 690), ("Sleep stage ?", 720, 3000)]
+    hypnogram = write_hypnogram(tmp_path / "hypnogram.edf", spans)
+    with pytest.warns(UserWarning, match="scores 6 epochs before .* or after") as caught:
+        night = read_recording(psg, hypnogram)
+    assert len(caught) == 1
+    assert night.stages.tolist() == [2] + [0] * 19
+
+
+def test_fragment_at_the_end_of_the_hypnogram_is_dropped(tmp_path, psg):
+    spans = [("Sleep stage 2", 0, 60), ("Movement time", 60, 30), ("Sleep stage 1", 90, 47.5)]
+    hypnogram = write_hypnogram(tmp_path / "hypnogram.edf", spans)
+    assert read_recording(psg, hypnogram).stages[:6].tolist() == [2, 2, -1, 1, -1, -1]
+
+
+def test_without_a_start_both_files_begin_together(tmp_path, psg):
+    hypnogram = write_hypnogram(tmp_path / "hypnogram.edf", [("Sleep stage 2", 30, 60)])
+    content = bytearray(psg.read_bytes())
+    content[88:168] = b"Startdate X X X X".ljust(80)
+    content[168:176] = b"xx.xx.xx"
+    psg.write_bytes(content)
+    with pytest.warns(UserWarning, match="gives no start"):
+        night = read_recording(psg, hypnogram)
+    assert night.start is None and night.clock_times() is None
+    assert night.stages[:4].tolist() == [-1, 2, 2, -1]
+
+
+# Cutting long wake: epochs 8 to 11 are sleep
+
+
+@pytest.fixture
+def hypnogram(tmp_path):
+    spans = [
+        ("Sleep stage W", 90, 150),
+        ("Sleep stage 1", 240, 30),
+        ("Sleep stage W", 270, 60),
+        ("Sleep stage R", 330, 30),
+        ("Sleep stage W", 360, 120),
+    ]
+    return write_hypnogram(tmp_path / "hypnogram.edf", spans)
+
+
+@pytest.mark.parametrize(
+    ("wake_margin_min", "first", "last"),
+    [(0, 8, 11), (0.5, 7, 12), (1, 6, 13), (3.5, 1, 18), (4, 0, 19), (30, 0, 19), (None, 0, 19)],
+)
+def test_wake_margin_keeps_exactly_these_epochs(psg, hypnogram, wake_margin_min, first, last):
+    night = read_recording(psg, hypnogram, wake_margin_min=wake_margin_min)
+    assert epochs_told(night) == list(range(first, last + 1))
+    whole_night = np.array([-1] * 3 + [0] * 5 + [1, 0, 0, 4] + [0] * 4 + [-1] * 4)
+    np.testing.assert_array_equal(night.stages, whole_night[first : last + 1])
+    assert (night.start - EVENING).total_seconds() == 30 * first
+    assert night.clock_times()[0] == night.start
+
+
+def test_nothing_is_cut_without_hypnogram_or_without_sleep(tmp_path, psg):
+    awake = write_hypnogram(tmp_path / "awake.edf", [("Sleep stage W", 300, 60)])
+    assert read_recording(psg, wake_margin_min=0).n_epochs == 20
+    assert read_recording(psg, awake, wake_margin_min=0).n_epochs == 20
+
+
+# Bad input
+
+
+def test_missing_files_are_named(tmp_path, psg):
+    with pytest.raises(FileNotFoundError, match="no file .*nowhere.edf"):
+        read_recording(tmp_path / "nowhere.edf")
+    with pytest.raises(FileNotFoundError, match="no file .*nowhere.edf"):
+        read_recording(psg, tmp_path / "nowhere.edf")
+
+
+def test_what_is_not_edf_is_refused(tmp_path):
+    page = tmp_path / "page.edf"
+    page.write_text("<!DOCTYPE html><html>quota exceeded" + " " * 300)
+    with pytest.raises(ValueError, match="not an EDF file: it begins with b'<!DOCTYPE html>"):
+        read_recording(page)
+    table = tmp_path / "night.csv"
+    table.write_text("0,1")
+    with pytest.raises(ValueError, match=r"ends in '.csv', expected one of .edf, .bdf"):
+        read_recording(table)
+
+
+@pytest.mark.parametrize("n_bytes", [0, 100, 300, 500])
+def test_file_cut_within_its_header_is_refused(psg, n_bytes):
+    psg.write_bytes(psg.read_bytes()[:n_bytes])
+    with pytest.raises(ValueError, match="not an EDF file|truncated or damaged"):
+        read_recording(psg)
+
+
+def test_file_cut_within_its_signal_is_read_as_far_as_it_goes(psg):
+    psg.write_bytes(psg.read_bytes()[: -5 * 30 * 200])
+    with pytest.warns(UserWarning, match="of the 600 s that its header announces") as caught:
+        night = read_recording(psg)
+    assert len(caught) == 1
+    assert epochs_told(night) == list(range(night.n_epochs)) and 14 <= night.n_epochs <= 15
+
+
+def test_discontinuous_recording_is_refused(psg):
+    content = bytearray(psg.read_bytes())
+    content[192:197] = b"EDF+D"
+    psg.write_bytes(content)
+    with pytest.raises(ValueError, match="discontinuous"):
+        read_recording(psg)
+
+
+def test_unknown_channel_names_those_present(tmp_path, hypnogram):
+    psg = write_psg(tmp_path / "two.edf", {"EEG Pz-Oz": steps(1), "EOG horizontal": steps(1)})
+    with pytest.raises(ValueError, match="no channel 'EEG Fpz-Cz'. Present: 'EEG Pz-Oz', 'EOG horizontal'"):
+        read_recording(psg)
+    with pytest.raises(ValueError, match="Present: none .is it the hypnogram"):
+        read_recording(hypnogram)
+
+
+def test_slow_sampling_is_refused(tmp_path):
+    psg = write_psg(tmp_path / "slow.edf", {"EEG Fpz-Cz": steps(2, 30 * 63)}, sfreq_hz=63)
+    with pytest.raises(ValueError, match="sampled at 63 Hz, expected 100 Hz or at least 64"):
+        read_recording(psg)
+
+
+def test_less_than_an_epoch_is_refused(tmp_path):
+    psg = write_psg(tmp_path / "short.edf", {"EEG Fpz-Cz": steps(1)[:2900]})
+    with pytest.raises(ValueError, match="holds 29 s only, expected 30 s"):
+        read_recording(psg)
+
+
+@pytest.mark.parametrize(
+    ("factor", "unit", "cause"),
+    [(1e-6, "uV", "volts were stored as if they were microvolts"), (1, "V", "microvolts were stored as if")],
+)
+def test_wrong_unit_is_refused_with_its_cause(tmp_path, factor, unit, cause):
+    psg = write_psg(tmp_path / "unit.edf", {"EEG Fpz-Cz": steps(3) * factor}, unit=unit)
+    with pytest.raises(ValueError, match=f"peak-to-peak amplitude of .* expected 1 to 5000 uV.*{cause}"):
+        read_recording(psg)
+
+
+@pytest.mark.parametrize(("amplitude_uv", "fits"), [(0.49, False), (0.51, True), (2490, True), (2510, False)])
+def test_bounds_of_the_amplitude(tmp_path, amplitude_uv, fits):
+    square = amplitude_uv * np.resize([1.0, -1.0], 9000)
+    psg = write_psg(tmp_path / "square.edf", {"EEG Fpz-Cz": square})
+    if fits:
+        assert read_recording(psg).n_epochs == 3
+    else:
+        with pytest.raises(ValueError, match="peak-to-peak"):
+            read_recording(psg)
+
+
+@pytest.mark.parametrize(
+    ("spans", "message"),
+    [
+        ([("Lights off", 0, 30), ("Sleep stage 2", 30, 30)], "'Lights off'. Known: 'Sleep stage W'"),
+        ([("Sleep stage 2", 17, 60)], "begins 17 s after the signal's start"),
+        ([("Sleep stage 2", 0, 20), ("Sleep stage W", 30, 30)], "lasts 20 s, expected multiples of 30 s"),
+        ([("Sleep stage 2", 0, None), ("Sleep stage W", 30, 30)], "lasts 0 s, expected multiples of 30 s"),
+        ([("Sleep stage 2", 0, 90), ("Sleep stage W", 60, 30)], "begins at epoch 2, expected 3 or later"),
+        ([("Sleep stage 2", 600, 90)], "scores epochs 20 to 22 .* expected some of 0 to 19"),
+        ([("Sleep stage 2", 0, 29)], "expected some of 0 to 19"),
+    ],
+)
+def test_hypnogram_that_does_not_fit_is_refused(tmp_path, psg, spans, message):
+    with pytest.raises(ValueError, match=message):
+        read_recording(psg, write_hypnogram(tmp_path / "hypnogram.edf", spans))
+
+
+def test_hypnogram_of_another_night_or_without_stages_is_refused(tmp_path, psg):
+    spans = [("Sleep stage 2", 0, 60)]
+    with pytest.raises(ValueError, match="expected some of 0 to 19.*of one night"):
+        read_recording(psg, write_hypnogram(tmp_path / "other.edf", spans, datetime(2020, 3, 2, 22)))
+    with pytest.raises(ValueError, match="no annotations"):
+        read_recording(psg, psg)
+
+
+@pytest.mark.parametrize("margin", [-1, float("nan")])
+def test_bad_margin_is_refused(psg, margin):
+    with pytest.raises(ValueError, match="expected minutes >= 0"):
+        read_recording(psg, wake_margin_min=margin)
+
+
+@pytest.mark.parametrize(
+    ("shape", "stages", "message"),
+    [
+        ((3000,), None, r"shape \(3000,\), expected \(n_epochs, 3000\)"),
+        ((0, 3000), None, "n_epochs >= 1"),
+        ((2, 2999), None, r"\(2, 2999\)"),
+        ((2, 3000), [0, 1, 2], r"\(3,\), expected \(2,\)"),
+        ((2, 3000), [0, 5], r"holds \[5\]"),
+        ((2, 3000), [0, 0.5], r"holds \[0.5\]"),
+    ],
+)
+def test_recording_checks_its_shapes(shape, stages, message):
+    with pytest.raises(ValueError, match=message):
+        Recording(np.zeros(shape), 100.0, stages, "anna", "first", "C4-M1")
