@@ -214,6 +214,8 @@ def build_trainer(
 
 def _normalized_weights(weights: tuple[float, ...], stages: pd.Series) -> torch.Tensor:
     """Scale class weights so that their mean over the training epochs is 1: losses stay comparable."""
+    if len(weights) != len(STAGES):
+        raise ValueError(f"got {len(weights)} class weights, expected one for each of {STAGES}")
     weight = np.asarray(weights, dtype=np.float64)
     scored = stages.to_numpy()[stages.to_numpy() != UNSCORED]
     return torch.tensor(weight / weight[scored].mean(), dtype=torch.float32)

@@ -1,0 +1,121 @@
+"""The whole way in one go: read the shipped night, fine-tune on part of it, stage the rest, compare."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from .base_model import prepare
+from .dataset import split_blocks
+from .evaluate import gradient_boosting_baseline, majority_baseline, most_probable_stages, report, score
+from .features import extract_features
+from .plots import plot_confusion_matrix, plot_hypnogram_comparison
+from .prompts import PromptSpec, default_digits
+from .qlora import TrainingConfig, finetune
+from .recording import Recording, load_demo
+from .stager import Stager
+from .stages import STAGES, UNSCORED
+
+log = logging.getLogger(__name__)
+
+CAVEAT = (
+    "Trained and tested on blocks of the same night of one person: "
+    "these figures say nothing about other people or other nights."
+)
+
+
+def run_demo(out: str | Path, minutes: float = 5.0, n_steps: int = 60, seed: int = 0) -> dict:
+    """Fine-tune the offline model on two thirds of the shipped night and stage the rest.
+
+    Parameters
+    ----------
+    out : str or Path
+        Folder for ``hypnogram.png``, ``confusion_matrix.png``, ``hypnogram.csv``, ``metrics.json`` and
+        ``adapter/``.
+    minutes, n_steps : float, int
+        Training ends with whichever comes first.
+    seed : int
+
+    Returns
+    -------
+    dict
+        What ``metrics.json`` holds: the split, and the figures of each model on the same test epochs.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    prepare()
+    night = load_demo()
+    table = extract_features(night)
+    split = split_blocks(table)
+    train, test = table[split == "train"], table[split == "test"]
+    log.info("%s: %d epochs, %d to train on, %d to test", night.recording, *map(len, (table, train, test)))
+
+    spec = PromptSpec.fit(train, default_digits(train))
+    config = TrainingConfig(
+        n_steps=n_steps, max_minutes=minutes, windows_per_batch=2, batches_per_step=1, seed=seed
+    )
+    log.info("fine-tuning %s with QLoRA for at most %g minutes", config.base, minutes)
+    finetune(train, spec, config, out / "adapter")
+    log.info("staging the night")
+    started = time.perf_counter()
+    llm = Stager.from_pretrained(out / "adapter").predict_proba(table)
+    seconds = time.perf_counter() - started
+    log.info("training the baselines")
+    hypnodensities = {
+        "majority class": majority_baseline(train, table),
+        "gradient boosting": gradient_boosting_baseline(train, table, seed=seed),
+        "fine-tuned LLM": llm,
+    }
+    is_test = split == "test"
+    metrics = {
+        "caveat": CAVEAT,
+        "recording": night.recording,
+        "n_epochs": len(table),
+        "n_train_epochs": len(train),
+        "n_test_epochs": len(test),
+        "staging_seconds": round(seconds, 1),
+        "figures": {name: score(test["stage"], proba[is_test]) for name, proba in hypnodensities.items()},
+    }
+    _write(out, night, table, split, llm, metrics)
+    log.info("\n%s\n%s", CAVEAT, report(metrics["figures"]).to_string())
+    log.info("Everything is in %s", out)
+    return metrics
+
+
+def _write(
+    out: Path, night: Recording, table: pd.DataFrame, split: pd.Series, proba: pd.DataFrame, metrics: dict
+) -> None:
+    predicted = most_probable_stages(proba)
+    hypnogram = pd.DataFrame(
+        {
+            "epoch": table.index.get_level_values("epoch"),
+            "time": night.clock_times(),
+            "split": split.to_numpy(),
+            "expert": _names(table["stage"]),
+            "predicted": _names(predicted),
+        }
+    )
+    hypnogram[list(STAGES)] = proba.to_numpy().round(4)
+    hypnogram.to_csv(out / "hypnogram.csv", index=False)
+    (out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+
+    is_test = (split == "test").to_numpy()
+    title = f"{night.recording}: an expert, and a language model fine-tuned on the grey parts of this night"
+    axes = plot_hypnogram_comparison(table["stage"], predicted, night.start, shade=~is_test, title=title)
+    _save_figure(axes[0].figure, out / "hypnogram.png")
+    axes = plot_confusion_matrix(table["stage"][is_test], proba[is_test])
+    _save_figure(axes.figure, out / "confusion_matrix.png")
+
+
+def _names(codes: pd.Series) -> list[str]:
+    return ["" if code == UNSCORED else STAGES[code] for code in codes]
+
+
+def _save_figure(figure: plt.Figure, path: Path) -> None:
+    figure.savefig(path, dpi=150, bbox_inches="tight")
+    plt.close(figure)

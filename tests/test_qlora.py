@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import TrainerCallback
+
+import sleepstage as ss
+from sleepstage.prompts import night_text
+from sleepstage.qlora import IGNORED, Clock, build_trainer
+from sleepstage.windows import cut_windows
+
+DIGITS = (ss.Digit("std_uv"), ss.Digit("mobility"))
+
+
+@pytest.fixture(scope="module")
+def spec():
+    return ss.PromptSpec(digits=DIGITS, window=10, look_ahead=2)
+
+
+@pytest.fixture(scope="module")
+def config(tiny_base):
+    return ss.TrainingConfig(
+        base=str(tiny_base), n_steps=6, windows_per_batch=2, batches_per_step=2, warmup_steps=1, lora_rank=4
+    )
+
+
+def test_labels_stand_at_the_colons_of_the_lines_that_answer(table, spec, smollm2_tokenizer):
+    texts = ss.training_windows(table, spec, smollm2_tokenizer, n_windows=30, seed=1)
+    lines = night_text(spec.levels(table), "\n").split("\n")
+    night = "".join(lines)
+    for ids, labels in zip(texts["input_ids"], texts["labels"], strict=True):
+        labels = np.array(labels)
+        asked = np.flatnonzero(labels != IGNORED)
+        assert {smollm2_tokenizer.decode(ids[i]) for i in asked} == {":"}
+        text = smollm2_tokenizer.decode(ids[1:]).replace(" ", "")
+        first = night.find(text.rstrip("0:")) // 3  # a line is two digits and a colon
+        for i in asked:
+            epoch = first + (i - 1) // 3 - spec.look_ahead
+            assert labels[i] == table["stage"].iloc[epoch]
+
+
+def test_every_scored_epoch_is_learned_in_a_pass_and_unscored_ones_never(table, spec, smollm2_tokenizer):
+    hidden = table.copy()
+    hidden.loc[hidden.index[100:200], "stage"] = -1
+    n_windows = 3 * int(np.ceil(len(table) / 8))
+    texts = ss.training_windows(hidden, spec, smollm2_tokenizer, n_windows)
+    counts = np.bincount([stage for row in texts["labels"] for stage in row if stage != IGNORED], minlength=5)
+    expected = np.bincount(hidden["stage"][hidden["stage"] >= 0], minlength=5)
+    assert np.all(counts >= 2 * expected) and np.all(counts <= 4 * expected)
+
+
+def test_a_table_without_stages_is_refused(table, spec, smollm2_tokenizer):
+    with pytest.raises(ValueError, match="no epoch of the training table is scored"):
+        ss.training_windows(table.assign(stage=-1), spec, smollm2_tokenizer, 1)
+
+
+@pytest.mark.parametrize("nf4", [False, True])
+def test_trainable_parameters_are_single_precision_lora_only(table, spec, config, tmp_path, nf4):
+    trainer = build_trainer(table, spec, replace(config, nf4=nf4), tmp_path)
+    trainable = {name: p.dtype for name, p in trainer.model.named_parameters() if p.requires_grad}
+    assert len(trainable) == 2 * 7 * 2  # A and B beside seven linear layers in each of two blocks
+    assert all("lora_" in name for name in trainable)
+    assert set(trainable.values()) == {torch.float32}
+
+
+def test_loss_is_the_weighted_cross_entropy_over_five_words(table, spec, config, tmp_path, smollm2_tokenizer):
+    trainer = build_trainer(table, spec, replace(config, nf4=False), tmp_path)
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(3)])
+    with torch.no_grad():
+        loss = trainer.compute_loss(trainer.model, batch)
+        everywhere = trainer.model(input_ids=batch["input_ids"]).logits  # all positions, all words
+    words = ss.label_token_ids(spec.labels, smollm2_tokenizer)
+    proba = everywhere[..., words].double().softmax(-1)
+    asked = batch["labels"] != IGNORED
+    stage = batch["labels"][asked]
+    weights = torch.tensor(config.class_weights, dtype=torch.float64)
+    frequency = torch.tensor(np.bincount(table["stage"], minlength=5) / len(table))
+    weights /= (weights * frequency).sum()
+    by_hand = -(weights[stage] * proba[asked].gather(-1, stage[:, None]).squeeze().log()).mean()
+    assert loss.item() == pytest.approx(by_hand.item(), rel=1e-5)
+
+
+def test_accumulation_does_not_change_the_step(table, spec, config, tmp_path):
+    """Four windows at once and one by one must give the same first update."""
+    weights = []
+    for batch, accumulate in ((4, 1), (1, 4)):
+        shape = replace(config, nf4=False, n_steps=1, windows_per_batch=batch, batches_per_step=accumulate)
+        trainer = build_trainer(table, spec, shape, tmp_path / str(batch))
+        grad = _first_gradients(trainer)
+        weights.append(grad)
+    assert weights[0].norm() > 0
+    assert torch.allclose(weights[0], weights[1], rtol=1e-3, atol=1e-6 * weights[0].abs().max())
+
+
+def _first_gradients(trainer) -> torch.Tensor:
+    class Keep(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+            grads = [p.grad.clone().flatten() for p in model.parameters() if p.requires_grad]
+            self.gradients = torch.cat(grads)
+
+    keep = Keep()
+    trainer.add_callback(keep)
+    trainer.args.max_grad_norm = 1e9  # clipping would hide a factor
+    trainer.train()
+    return keep.gradients
+
+
+@pytest.fixture(scope="module")
+def finetuned(table, spec, config, tmp_path_factory):
+    adapter = tmp_path_factory.mktemp("tuned") / "adapter"
+    fast_learner = replace(config, n_steps=150, learning_rate=1e-2, windows_per_batch=4, checkpoint_steps=50)
+    curve = ss.finetune(table, spec, fast_learner, adapter)
+    return adapter, curve
+
+
+def test_training_learns_what_digits_can_say(finetuned, table):
+    adapter, curve = finetuned
+    assert list(curve.columns) == ["step", "loss", "learning_rate"]
+    assert curve["learning_rate"].iloc[-1] < 0.1 * curve["learning_rate"].max()
+    proba = ss.Stager.from_pretrained(adapter).predict_proba(table)
+    assert ss.score(table["stage"], proba)["kappa"] > 0.3  # the epochs it was trained on
+
+
+def test_adapter_folder_holds_what_the_contract_says(finetuned, spec):
+    adapter, _ = finetuned
+    files = {file.name for file in adapter.iterdir()}
+    assert files == {"adapter_model.safetensors", "adapter_config.json", "prompt.json", "train.json"}
+    assert ss.PromptSpec.load(adapter / "prompt.json") == spec
+    card = json.loads((adapter / "train.json").read_text())
+    assert card["subjects"] == [0] and card["n_epochs"] == 841 and card["steps"] == 150
+    assert card["stage_counts"] == {"W": 188, "N1": 58, "N2": 250, "N3": 220, "REM": 125}
+    assert not list(adapter.parent.glob("*checkpoints"))
+
+
+def test_interrupted_training_resumes_from_its_checkpoint(table, spec, config, tmp_path):
+    class Interrupt(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 3:
+                raise KeyboardInterrupt
+
+    steady = replace(config, checkpoint_steps=2, nf4=False)
+    trainer = build_trainer(table, spec, steady, tmp_path / "adapter-checkpoints")
+    trainer.add_callback(Interrupt())
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert not (tmp_path / "adapter").exists()
+    resumed = ss.finetune(table, spec, steady, tmp_path / "adapter", resume=True)
+    straight = ss.finetune(table, spec, steady, tmp_path / "straight")
+    pd.testing.assert_frame_equal(resumed, straight)
+
+
+def test_clock_stops_training_in_time(table, spec, config, tmp_path):
+    curve = ss.finetune(table, spec, replace(config, n_steps=500, max_minutes=0.02), tmp_path / "adapter")
+    assert 1 <= curve["step"].max() < 500
+    assert Clock(None).share() == 0
+
+
+def test_other_number_of_class_weights_is_refused(table, spec, config, tmp_path):
+    with pytest.raises(ValueError, match="got 2 class weights"):
+        build_trainer(table, spec, replace(config, class_weights=(1.0, 2.0)), tmp_path)
+
+
+def test_windows_are_never_truncated(table, smollm2_tokenizer, config, tmp_path):
+    """trl's default of 1,024 tokens would lose answers without a word."""
+    long = ss.PromptSpec(digits=DIGITS * 10, window=60, look_ahead=2)
+    trainer = build_trainer(table, long, replace(config, nf4=False), tmp_path)
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert batch["input_ids"].shape == (2, 1 + 60 * 21)
+    assert (batch["labels"] != IGNORED).sum(dim=1).tolist() == [58, 58]
+    windows = cut_windows(long.levels(table), long, smollm2_tokenizer, np.array([0]))
+    assert windows.input_ids.shape == (1, 1 + 60 * 21)

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import sleepstage as ss
+from sleepstage.qlora import build_trainer, save_adapter
+from sleepstage.qlora import _card as card_of
+
+DIGITS = (ss.Digit("std_uv"), ss.Digit("mobility"), ss.Digit("sigma_power_rel"))
+
+
+@pytest.fixture(scope="module")
+def spec():
+    return ss.PromptSpec(digits=DIGITS, window=12, look_ahead=3)
+
+
+@pytest.fixture(scope="module")
+def stager(tiny_base, spec):
+    return ss.Stager.from_base(spec, tiny_base, nf4=False)
+
+
+@pytest.mark.parametrize("n_epochs", [1, 3, 11, 12, 13, 100])
+def test_every_epoch_of_a_night_of_any_length_is_answered(stager, table, n_epochs):
+    night = table.iloc[:n_epochs]
+    with pytest.warns(UserWarning, match="less than two hours"):
+        proba = stager.predict_proba(night)
+    assert proba.index.equals(night.index)
+    assert list(proba.columns) == ["W", "N1", "N2", "N3", "REM"]
+    np.testing.assert_allclose(proba.sum(axis=1), 1, atol=1e-6)
+    assert (proba > 0).all(axis=None)
+
+
+def test_answer_is_the_softmax_over_the_words_after_the_epochs_own_text(stager, table, spec):
+    """One epoch worked by hand: its window as a string, the model's next-token distribution at the end."""
+    proba = stager.predict_proba(table, stride=9)
+    lines = ss.night_text(spec.levels(table), "\n").split("\n")
+    epoch = 4  # answered in the first window only, after the line look_ahead later
+    text = "".join(lines[: epoch + spec.look_ahead + 1])
+    ids = [stager.tokenizer.bos_token_id, *stager.tokenizer(text, add_special_tokens=False).input_ids]
+    with torch.inference_mode():
+        logits = stager.model(torch.tensor([ids])).logits[0, -1]
+    words = [stager.tokenizer(word, add_special_tokens=False).input_ids[0] for word in spec.labels]
+    np.testing.assert_allclose(proba.iloc[epoch], logits[words].softmax(-1), atol=1e-5)
+
+
+def test_overlapping_windows_are_averaged(stager, table):
+    """Windows at lines 0, 5 and 9 against windows at 0 and 9: only epochs 5 to 13 get a second answer."""
+    night = table.iloc[:18]
+    with pytest.warns(UserWarning):
+        three, two = (stager.predict_proba(night, stride=stride).to_numpy() for stride in (5, 9))
+    differ = np.abs(three - two).max(axis=1) > 1e-6
+    assert np.flatnonzero(differ).tolist() == list(range(5, 14))
+
+
+def test_batches_do_not_change_answers(stager, table):
+    one, many = (stager.predict_proba(table, windows_per_batch=size) for size in (1, 16))
+    np.testing.assert_allclose(one, many, atol=1e-6)
+
+
+def test_nights_do_not_look_into_each_other(stager, table):
+    first, second = table.iloc[:300], table.iloc[300:600]
+    second = pd.concat(
+        {(1, "other"): second.droplevel(["subject", "recording"])}, names=["subject", "recording"]
+    )
+    together = stager.predict_proba(pd.concat([first, second]))
+    np.testing.assert_allclose(together.iloc[:300], stager.predict_proba(first), atol=1e-6)
+    np.testing.assert_allclose(together.iloc[300:], stager.predict_proba(second), atol=1e-6)
+
+
+def test_stages_are_not_looked_at(stager, table):
+    blind = stager.predict_proba(table.assign(stage=np.int8(-1)))
+    np.testing.assert_array_equal(blind, stager.predict_proba(table))
+
+
+@pytest.fixture(scope="module")
+def adapter(table, spec, tiny_base, tmp_path_factory):
+    """An adapter whose B matrices are not zero, saved by the trainer's own path."""
+    config = ss.TrainingConfig(base=str(tiny_base), n_steps=1, lora_rank=4)
+    folder = tmp_path_factory.mktemp("stager") / "adapter"
+    trainer = build_trainer(table, spec, config, folder)
+    torch.manual_seed(1)
+    for name, parameter in trainer.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    card = card_of(trainer, table, config, pd.DataFrame(), 0.0)
+    save_adapter(trainer.model, folder, spec, card)
+    return folder, trainer
+
+
+def test_reloaded_adapter_gives_the_same_probabilities(adapter, table, spec, stager):
+    folder, trainer = adapter
+    trained = ss.Stager(trainer.model, stager.tokenizer, spec).predict_proba(table)
+    reloaded = ss.Stager.from_pretrained(folder).predict_proba(table)
+    np.testing.assert_allclose(reloaded, trained, atol=1e-5)
+    assert np.abs(reloaded - stager.predict_proba(table)).to_numpy().max() > 0.01
+
+
+def test_adapter_on_another_base_is_refused(adapter, tiny_base, tmp_path, smollm2_tokenizer):
+    folder, _ = adapter
+    model = ss.load_base(tiny_base, nf4=False)
+    with torch.no_grad():
+        model.model.norm.weight[0] += 0.5
+    model.save_pretrained(tmp_path)
+    smollm2_tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="base model weights"):
+        ss.Stager.from_pretrained(folder, base=tmp_path)
+
+
+def test_adapter_with_other_label_tokens_is_refused(adapter, tmp_path):
+    folder, _ = adapter
+    copy = tmp_path / "adapter"
+    shutil.copytree(folder, copy)
+    card = json.loads((copy / "train.json").read_text())
+    card["label_token_ids"][0] += 1
+    (copy / "train.json").write_text(json.dumps(card))
+    with pytest.raises(ValueError, match="label tokens"):
+        ss.Stager.from_pretrained(copy)
+
+
+def test_folder_that_is_no_adapter_names_what_it_lacks(tmp_path):
+    with pytest.raises(FileNotFoundError, match="prompt.json"):
+        ss.Stager.from_pretrained(tmp_path)
+
+
+def test_table_without_a_needed_column_names_it(stager, table):
+    with pytest.raises(ValueError, match="no column 'mobility'"):
+        stager.predict_proba(table.drop(columns="mobility"))
