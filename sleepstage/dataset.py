@@ -10,6 +10,7 @@ import hashlib
 import os
 import pickle
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import GroupShuffleSplit
 
+from .array_pickle import load_array_pickle
 from .features import PUBLISHED_TABLE_COLUMNS, feature_columns
 from .recording import Recording
 from .stages import STAGES, UNSCORED
@@ -68,28 +70,31 @@ def load_table(path: str | Path) -> pd.DataFrame:
     ValueError
         If the file is not such an ``.npz``, a key is missing, or lengths or stage codes do not fit.
     """
-    arrays = _read_npz(Path(path))
+    path = Path(path)
+    _check_exists(path)
+    arrays = _read_npz(path)
     missing = [key for key in TABLE_KEYS if key not in arrays]
     if missing:
         raise ValueError(
             f"{path} is not a feature table: it lacks {missing}. Expected the keys {list(TABLE_KEYS)}, "
             "as written by save_table."
         )
-    features = arrays["features"]
-    expected = (len(arrays["stage"]), len(arrays["feature_names"]))
-    if features.shape != expected or any(len(arrays[name]) != expected[0] for name in INDEX):
+    features = _numeric(arrays["features"], "features", path)
+    n_rows, n_columns = arrays["stage"].size, arrays["feature_names"].size
+    others = {key: arrays[key].shape for key in ("stage", *INDEX, "quality") if key in arrays}
+    if features.shape != (n_rows, n_columns) or set(others.values()) != {(n_rows,)}:
         raise ValueError(
-            f"{path}: features have the shape {features.shape} and the index the lengths "
-            f"{[len(arrays[name]) for name in INDEX]}; expected {expected} rows and columns."
+            f"{path}: features have the shape {features.shape}, the others {others}; expected "
+            f"({n_rows}, {n_columns}) for {n_columns} names and {n_rows} stages, and ({n_rows},)."
         )
     index = pd.MultiIndex.from_arrays([arrays[name] for name in INDEX], names=INDEX)
     table = pd.DataFrame(features, index=index, columns=arrays["feature_names"].astype(str))
     table = _in_our_units(table)
-    table["stage"] = arrays["stage"].astype(np.int8)
+    table["stage"] = _numeric(arrays["stage"], "stage", path)
     if "quality" in arrays:
         table["quality"] = arrays["quality"].astype(str)
     _check_table(table)
-    return table
+    return table.astype({"stage": np.int8})
 
 
 def collect(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
@@ -226,7 +231,8 @@ def load_dictionary(path: str | Path, **about: Any) -> Recording:
         If the file is neither, lacks one of these two arrays, or they do not fit together.
     """
     path = Path(path)
-    content = _read_npz(path) if path.suffix == ".npz" else _read_pickle(path)
+    _check_exists(path)
+    content = _read_npz(path) if path.suffix == ".npz" else load_array_pickle(path)
     if not isinstance(content, dict) or not {"EEG_signals", "labels"} <= set(content):
         found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
         raise ValueError(f'{path} holds {found}, expected {{"EEG_signals": array, "labels": array}}')
@@ -243,8 +249,9 @@ def load_dictionary(path: str | Path, **about: Any) -> Recording:
 
 
 def data_fingerprint(table: pd.DataFrame) -> str:
-    """Identify a table by its contents: SHA-256 over index, features and stages."""
-    rows = pd.util.hash_pandas_object(table, index=True).to_numpy()
+    """Identify a table by its contents: SHA-256 over index, features (float32, as on disk) and stages."""
+    as_on_disk = table.astype(dict.fromkeys(feature_columns(table), np.float32))
+    rows = pd.util.hash_pandas_object(as_on_disk, index=True).to_numpy()
     columns = "\n".join(map(str, table.columns)).encode()
     return f"sha256:{hashlib.sha256(columns + rows.tobytes()).hexdigest()}"
 
@@ -280,47 +287,15 @@ def _numeric(value: Any, name: str, path: Path) -> np.ndarray:
     return array
 
 
-_NUMPY_MAKERS = (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
-_BROKEN_PICKLE = (pickle.UnpicklingError, EOFError, AttributeError, ImportError, LookupError, TypeError)
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickles numpy arrays and plain containers; anything else is refused before it is made."""
-
-    ALLOWED = {
-        ("numpy", "ndarray"),
-        ("numpy", "dtype"),
-        ("_codecs", "encode"),  # how protocols below 3 write bytes
-    } | {
-        (f"numpy.{core}.{module}", name)
-        for core in ("core", "_core")  # numpy 1 and numpy 2
-        for module, name in _NUMPY_MAKERS
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.ALLOWED:
-            raise ValueError(
-                f"the pickle asks for {module}.{name}; only numpy arrays and plain containers are read. "
-                "Do not trust this file; ask for an .npz instead."
-            )
-        return super().find_class(module, name)
-
-
-def _read_pickle(path: Path) -> Any:
-    _check_exists(path)
-    try:
-        with path.open("rb") as file:
-            return _ArrayUnpickler(file).load()
-    except _BROKEN_PICKLE as error:
-        raise ValueError(f"{path} is not a readable pickle of arrays ({error})") from error
+# What numpy and zipfile raise over damaged files; TypeError is for an .npy in an .npz's place.
+_BROKEN_NPZ = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, TypeError, ValueError)
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    _check_exists(path)
     try:
         with np.load(path, allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError, AttributeError) as error:
+    except _BROKEN_NPZ as error:
         raise ValueError(f"{path} is not a complete .npz file of plain arrays ({error})") from error
 
 

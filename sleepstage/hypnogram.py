@@ -90,7 +90,7 @@ def _read_hypnogram(path: Path) -> tuple[mne.Annotations, datetime | None]:
 
 
 def _stage_codes(texts: np.ndarray, path: Path) -> np.ndarray:
-    unknown = sorted(set(texts) - set(ANNOTATION_CODES))
+    unknown = sorted(set(texts.tolist()) - set(ANNOTATION_CODES))
     if unknown:
         raise ValueError(
             f"{path} holds annotations that are no known stages: {', '.join(map(repr, unknown))}. "

@@ -285,7 +285,7 @@ def epoch_in_words(row: pd.Series, columns: Sequence[str]) -> str:
     """
     about = describe_features().loc[list(columns)]
     facts = [
-        f"{meaning}: {row[name]:.3g} {unit}".rstrip()
+        f"{meaning}: {row[name]:.3g} {unit}".removesuffix(" 1")
         for name, meaning, unit in zip(about.index, about["meaning"], about["unit"], strict=True)
     ]
     return (

@@ -23,7 +23,7 @@ from datasets import Dataset
 from peft import LoraConfig
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
-from transformers import PrinterCallback, TrainerCallback, default_data_collator
+from transformers import PrinterCallback, TrainerCallback, default_data_collator, set_seed
 from trl import SFTConfig, SFTTrainer
 
 from .base_model import OFFLINE_MODEL, compute_dtype, fingerprint, load_base, load_tokenizer, quiet_libraries
@@ -164,7 +164,9 @@ class Clock(TrainerCallback):
         self.started = time.monotonic()
 
     def on_step_end(self, args, state, control, **kwargs):
-        control.should_training_stop |= self.share() >= 1
+        over = self.share() >= 1
+        control.should_training_stop |= over
+        control.should_log |= over  # or a run shorter than logging_steps would have no curve
 
 
 class ProgressBar(TrainerCallback):
@@ -188,6 +190,7 @@ def build_trainer(
     train_table: pd.DataFrame, spec: PromptSpec, config: TrainingConfig, work: str | Path
 ) -> AnswerTrainer:
     """Put base model, adapter, texts and settings together; see :func:`finetune`."""
+    set_seed(config.seed)  # the adapter's first weights are random, and not every trl seeds them
     tokenizer = load_tokenizer(config.base)
     label_ids = label_token_ids(spec.labels, tokenizer)
     n_windows = config.n_steps * config.windows_per_batch * config.batches_per_step

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import sleepstage as ss
-from sleepstage.qlora import build_trainer, save_adapter
 from sleepstage.qlora import _card as card_of
+from sleepstage.qlora import build_trainer, save_adapter
 
 DIGITS = (ss.Digit("std_uv"), ss.Digit("mobility"), ss.Digit("sigma_power_rel"))
 

@@ -1,0 +1,108 @@
+"""Pickles of numpy arrays and plain containers, read without running what the file asks for.
+
+Not even numpy's own constructors are called: they take whatever state a file gives them, and a false one
+(a number type flagged as object, say) makes them write where they must not.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_BROKEN = (
+    *(pickle.UnpicklingError, EOFError, AttributeError, ImportError, LookupError, TypeError),
+    *(MemoryError, OverflowError),  # what a damaged length asks for
+)
+
+
+def load_array_pickle(path: Path) -> Any:
+    """Read a pickle (protocol 2 or later) of numpy arrays, numbers, text and plain containers.
+
+    An array comes as an object that :func:`numpy.asarray` turns into one.
+
+    Raises
+    ------
+    ValueError
+        If the pickle asks for anything else, or is damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            return _ArrayUnpickler(file).load()
+    except _BROKEN as error:
+        raise ValueError(f"{path} is not a readable pickle of arrays ({error})") from error
+
+
+class _StoredDtype:
+    """Stands for a dtype while a pickle is read: its code and byte order, and nothing else."""
+
+    def __init__(self, code: str, *_: Any) -> None:
+        self.dtype = np.dtype(str(code))
+        if self.dtype.kind not in "biufSU":
+            raise ValueError(f"the pickle holds an array of {self.dtype}, expected numbers or text")
+
+    def __setstate__(self, state: tuple) -> None:
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+    def array(self, data: bytes, shape: tuple[int, ...], order: str = "C") -> np.ndarray:
+        return np.frombuffer(data, self.dtype).reshape(shape, order=order).copy()
+
+
+class _StoredArray:
+    """Stands for an array while a pickle is read, since pickle makes an array first and fills it later."""
+
+    array = np.empty(0)
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, stored, is_fortran, data = state
+        self.array = stored.array(data, shape, "F" if is_fortran else "C")
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self.array if dtype is None else self.array.astype(dtype)
+
+
+def _unfilled_array(*_: Any) -> _StoredArray:
+    return _StoredArray()
+
+
+def _array_from_buffer(data: bytes, stored: _StoredDtype, shape: tuple, order: str, *_: Any) -> np.ndarray:
+    return stored.array(data, shape, order)
+
+
+def _scalar(stored: _StoredDtype, data: bytes) -> Any:
+    return stored.array(data, ())[()]
+
+
+def _bytes(text: str, encoding: str) -> bytes:
+    return text.encode("latin1")  # the only encoding that pickle itself uses
+
+
+_NUMPY_MAKERS = {
+    ("multiarray", "_reconstruct"): _unfilled_array,
+    ("multiarray", "scalar"): _scalar,
+    ("numeric", "_frombuffer"): _array_from_buffer,
+}
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Knows these few names, each by a stand-in of ours; any other is refused before it is looked up."""
+
+    STAND_INS = {
+        ("numpy", "ndarray"): _StoredArray,
+        ("numpy", "dtype"): _StoredDtype,
+        ("_codecs", "encode"): _bytes,  # how protocols below 3 write bytes
+    } | {
+        (f"numpy.{core}.{module}", name): stand_in
+        for core in ("core", "_core")  # numpy 1 and numpy 2
+        for (module, name), stand_in in _NUMPY_MAKERS.items()
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.STAND_INS:
+            raise ValueError(
+                f"the pickle asks for {module}.{name}; only numpy arrays and plain containers are read. "
+                "Do not trust this file; ask for an .npz instead."
+            )
+        return self.STAND_INS[module, name]
