@@ -60,6 +60,8 @@ def plot_confusion_matrix(
         annot_kws={"fontsize": TEXT_PT},
         ax=ax,
     )
+    for text, value in zip(ax.texts, percent.fillna(0).to_numpy().ravel(), strict=True):
+        text.set_color("white" if value > 70 else INK)  # seaborn turns to white on grounds too light for it
     ax.tick_params(rotation=0, length=0)
     return dress(ax, x="Model", y="Expert")
 

@@ -112,7 +112,7 @@ def collect(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
     for table in tables:
         _check_table(table)
         if list(table.columns) != list(tables[0].columns):
-            odd = sorted(set(table.columns) ^ set(tables[0].columns))
+            odd = sorted(set(table.columns) ^ set(tables[0].columns)) or "their order"
             raise ValueError(f"the tables do not have the same columns; these differ: {odd}")
     joined = pd.concat(tables)
     twice = joined.index[joined.index.duplicated()]
@@ -170,6 +170,8 @@ def split_blocks(
     recordings = table.index.droplevel("epoch").unique()
     if len(recordings) != 1:
         raise ValueError(f"got {len(recordings)} recordings, expected one; use split_subjects for several")
+    if not 2 <= test_every <= n_blocks:
+        raise ValueError(f"test_every is {test_every}, expected 2 to n_blocks = {n_blocks}")
     block_length = len(table) // n_blocks
     if block_length <= 2 * gap_epochs:
         raise ValueError(

@@ -119,6 +119,9 @@ class PromptSpec:
     def __post_init__(self) -> None:
         if not self.digits:
             raise ValueError("a prompt needs at least one digit, got none")
+        uncut = [d.column for d in self.digits if d.level == "cohort" and d.column not in self.cuts]
+        if uncut:
+            raise ValueError(f"cohort digits {uncut} have no cut points; make the prompt with PromptSpec.fit")
         if len(self.labels) != len(STAGES):
             raise ValueError(f"got {len(self.labels)} label words, expected one for each of {STAGES}")
         if not 0 <= self.look_ahead < self.window:

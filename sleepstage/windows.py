@@ -67,10 +67,13 @@ def covering_starts(n_epochs: int, spec: PromptSpec, stride: int, offset: int = 
     Raises
     ------
     ValueError
-        If the stride is larger than the number of epochs that a window answers for.
+        If the stride is larger than the number of epochs that a window answers for, or the offset than that.
     """
     answered = spec.window - spec.look_ahead
-    if not 1 <= stride <= answered:
-        raise ValueError(f"stride is {stride}, expected 1 to window − look_ahead = {answered}")
+    if not 1 <= stride <= answered or not 0 <= offset < stride:
+        raise ValueError(
+            f"stride is {stride} and offset {offset}, expected a stride of 1 to window − look_ahead = "
+            f"{answered} and an offset of 0 to stride − 1"
+        )
     last = max(0, n_epochs - answered)
     return np.unique(np.clip(np.arange(-offset, last + stride, stride), 0, last))

@@ -191,19 +191,33 @@ def test_stage_codes_accept_lists_and_floats_without_fractions():
 
 def test_context_of_an_epoch_worked_by_hand():
     table = night(n=31, n_features=1)
-    table["f0"] = x = np.arange(31.0) ** 2
-    level = (x - 15**2) / (22.5**2 + 0.25 - (7.5**2 + 0.25))  # quartiles lie half way between two squares
+    table["f0"] = x = np.random.default_rng(4).permutation(31) ** 2.0
+    level = (np.sqrt(x) + 0.5) / 31  # the k-th of 31, from 0, is in the middle of its share
     seen = context_features(table).iloc[15]
     triangle = np.array([1, 2, 3, 4, 5, 6, 7, 8, 7, 6, 5, 4, 3, 2, 1])
     expected = {
-        "f0": 225,
-        "f0 level": 0,
+        "f0": x[15],
+        "f0 level": level[15],
         "f0 level -2": level[13],
         "f0 level +1": level[16],
         "f0 level centred": (triangle * level[8:23]).sum() / 64,
         "f0 level past": level[12:16].mean(),
     }
-    assert seen[list(expected)].to_numpy() == pytest.approx(list(expected.values()), rel=1e-5, abs=1e-7)
+    assert seen[list(expected)].to_numpy() == pytest.approx(list(expected.values()), rel=1e-5)
+
+
+def test_levels_do_not_depend_on_a_devices_gain_nor_on_quality():
+    table = night(n=50)
+    louder = table.assign(f0=np.exp(table["f0"]), f1=1000 * table["f1"] - 3, quality="ok")
+    levels = context_features(table).filter(like="level")
+    pd.testing.assert_frame_equal(context_features(louder).filter(like="level"), levels)
+    assert not any("quality" in name for name in context_features(louder))
+
+
+def test_equal_values_share_their_middle_level_and_missing_ones_have_none():
+    table = night(n=6, n_features=1).assign(f0=[7.0, 3, 7, np.nan, 9, 7])
+    expected = [2.5 / 5, 0.5 / 5, 2.5 / 5, np.nan, 4.5 / 5, 2.5 / 5]
+    np.testing.assert_allclose(context_features(table)["f0 level"], expected, rtol=1e-6)
 
 
 def test_nothing_reaches_across_a_gap_or_the_edge():
@@ -239,15 +253,16 @@ def test_there_is_no_clock():
     np.testing.assert_array_equal(context_features(later), context_features(table))
 
 
-def test_constant_and_missing_features_are_nan_not_infinite():
+def test_constant_features_are_in_the_middle_and_missing_ones_nan():
     table = night(30, n_features=3)
     table["f1"] = 3.0
     table["f2"] = np.nan
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         seen = context_features(table)
-    assert seen.filter(regex="^f[12] level").isna().all(axis=None)
     assert (seen["f1"] == 3).all()
+    assert (seen.filter(regex="^f1 level").fillna(0.5) == 0.5).all(axis=None)
+    assert seen.filter(regex="^f2").isna().all(axis=None)
     assert not np.isinf(seen.to_numpy()).any()
 
 
