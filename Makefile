@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: setup demo test test-slow lint
+.PHONY: setup demo test test-slow notebooks lint
 
 setup: $(VENV)/ready
 
@@ -22,6 +22,10 @@ test: setup lint
 
 test-slow: setup
 	$(RUN) -m pytest -m slow
+
+# Runs all five in full (about ten minutes on two cores) and keeps their outputs.
+notebooks: setup
+	$(RUN) notebooks/refresh.py
 
 lint: setup
 	$(RUN) -m ruff check .

@@ -1,4 +1,4 @@
-"""``python -m sleepstage``: prepare the offline model, run the demo, train on a table, stage a night."""
+"""``python -m sleepstage``: prepare the offline model, run the demo, stage a night, train, evaluate."""
 
 from __future__ import annotations
 
@@ -40,6 +40,33 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--channel", default="EEG Fpz-Cz", help="the EEG channel (default: %(default)s)")
     command.add_argument("--out", type=Path, required=True, help="CSV file for stages and probabilities")
     command.set_defaults(command=_stage)
+
+    command = commands.add_parser("train", help="train an adapter on a feature table, split by subject")
+    command.add_argument("--table", type=Path, required=True, help="a feature table (.npz)")
+    command.add_argument("--adapter", type=Path, required=True, help="the folder to write")
+    command.add_argument("--validation-subjects", nargs="*", default=[], help="subjects not to train on")
+    command.add_argument("--base", default=None, help="base model: a folder or a hub name (default: offline)")
+    command.add_argument("--minutes", type=float, default=60, help="time limit (default: %(default)s)")
+    command.add_argument("--steps", type=int, default=2000, help="step limit (default: %(default)s)")
+    command.add_argument(
+        "--learning-rate", type=float, default=1e-3, help="at its highest (default: %(default)s)"
+    )
+    command.add_argument("--margin", type=int, default=60, help="epochs cut at random off a night's ends")
+    command.add_argument("--float32", action="store_true", help="do not quantize the base model to NF4")
+    command.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+    command.set_defaults(command=_train)
+
+    command = commands.add_parser("evaluate", help="score an adapter and a baseline on a feature table")
+    command.add_argument("--table", type=Path, required=True, help="a feature table (.npz) with stages")
+    command.add_argument("--adapter", type=Path, help="a folder written by train")
+    command.add_argument("--subjects", nargs="*", default=[], help="score these only (default: all)")
+    command.add_argument("--baseline", action="store_true", help="score gradient-boosted trees as well")
+    command.add_argument(
+        "--train-table", type=Path, help="what the trees learn from; scored subjects left out"
+    )
+    command.add_argument("--as-is", action="store_true", help="do not cut the nights' ends at random")
+    command.add_argument("--json", type=Path, required=True, help="the file to write")
+    command.set_defaults(command=_evaluate)
     return parser
 
 
@@ -65,6 +92,57 @@ def _stage(options: argparse.Namespace) -> None:
     hypnodensity.insert(0, "predicted", hypnodensity.idxmax(axis=1))
     hypnodensity.to_csv(options.out)
     print(f"{night.n_epochs} epochs staged: {options.out}")
+
+
+def _train(options: argparse.Namespace) -> None:
+    from .base_model import OFFLINE_MODEL
+    from .dataset import load_table
+    from .prompts import PromptSpec, default_digits
+    from .qlora import TrainingConfig, finetune
+    from .splits import partition_subjects
+
+    _, table = partition_subjects(load_table(options.table), options.validation_subjects)
+    config = TrainingConfig(
+        base=options.base or OFFLINE_MODEL,
+        nf4=not options.float32,
+        learning_rate=options.learning_rate,
+        warmup_steps=30,  # with ten, runs over many people became unstable
+        n_steps=options.steps,
+        max_minutes=options.minutes,
+        windows_per_batch=2,
+        batches_per_step=2,
+        margin_epochs=options.margin,
+    )
+    finetune(table, PromptSpec.fit(table, default_digits(table)), config, options.adapter, options.resume)
+    print(f"The adapter is in {options.adapter}")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    import json
+
+    from .cohort import evaluate_cohort
+    from .dataset import load_table
+    from .evaluate import report
+    from .splits import partition_subjects, recut
+    from .stager import Stager
+
+    table = load_table(options.table)
+    if options.subjects:
+        table, _ = partition_subjects(table, options.subjects)
+    train_table = None
+    if options.baseline:
+        scored = table.index.get_level_values("subject").unique()
+        source = load_table(options.train_table or options.table)
+        _, train_table = partition_subjects(source, [name for name in scored if name in source.index])
+        train_table = train_table if options.as_is else recut(train_table)
+    stager = Stager.from_pretrained(options.adapter) if options.adapter else None
+    results = evaluate_cohort(table if options.as_is else recut(table), stager, train_table)
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    models = {name: results[name] for name in ("llm", "baseline") if name in results}
+    print(
+        report(models).assign(interval=[str(figures["kappa_ci"]) for figures in models.values()]).to_string()
+    )
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ def load_base(base: str | Path, nf4: bool = True) -> Any:
         ``"smollm2-135m-instruct"`` (the offline model), a folder, or a name on the hub.
     nf4 : bool
         Quantize the linear layers to 4-bit NormalFloat (Dettmers et al., 2023) with double quantization;
-        otherwise keep them in single precision.
+        otherwise keep them in :func:`compute_dtype`.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Feature tables on disk, nights as dictionaries, and splits that do not leak.
+"""Feature tables on disk, and nights as dictionaries.
 
 A feature table is a DataFrame indexed by ``(subject, recording, epoch)`` with one float column per
 feature and ``stage`` (and ``quality``) beside them; see :func:`sleepstage.extract_features`.
@@ -18,11 +18,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import GroupShuffleSplit
 
 from .array_pickle import load_array_pickle
 from .features import PUBLISHED_TABLE_COLUMNS, feature_columns
-from .recording import Recording
+from .recording import Recording, check_unit
 from .stages import STAGES, UNSCORED
 
 INDEX = ("subject", "recording", "epoch")
@@ -122,69 +121,6 @@ def collect(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
     return joined
 
 
-def split_subjects(table: pd.DataFrame, test_fraction: float = 0.25, seed: int = 0) -> pd.Series:
-    """Assign whole subjects to ``"train"`` or ``"test"``: both nights of a person go to one side.
-
-    Returns
-    -------
-    pandas.Series of str, shape (n_epochs,)
-
-    Raises
-    ------
-    ValueError
-        With fewer than two subjects; one night can be split by :func:`split_blocks`.
-    """
-    subjects = table.index.get_level_values("subject")
-    if subjects.nunique() < 2:
-        raise ValueError(
-            f"got {subjects.nunique()} subject, expected at least 2 to split by subject. "
-            "A single night can be split by time with split_blocks."
-        )
-    splitter = GroupShuffleSplit(n_splits=1, test_size=test_fraction, random_state=seed)
-    _, test = next(splitter.split(table, groups=subjects))
-    split = np.full(len(table), "train", dtype=object)
-    split[test] = "test"
-    return pd.Series(split, index=table.index, name="split")
-
-
-def split_blocks(
-    table: pd.DataFrame, n_blocks: int = 12, test_every: int = 3, gap_epochs: int = 10
-) -> pd.Series:
-    """Split one night by blocks of time, with a gap on the training side of every border.
-
-    The night is cut into ``n_blocks`` equal blocks; every ``test_every``-th is for testing. The
-    ``gap_epochs`` training epochs next to a test block are left out, since neighbouring epochs are
-    alike. Figures from such a split say how well a night's rest is staged after seeing part of *the same
-    night*: they say nothing about other people.
-
-    Returns
-    -------
-    pandas.Series of str, shape (n_epochs,)
-        ``"train"``, ``"test"`` or ``"gap"``.
-
-    Raises
-    ------
-    ValueError
-        If the table holds more than one recording, or too few epochs for the blocks and gaps.
-    """
-    recordings = table.index.droplevel("epoch").unique()
-    if len(recordings) != 1:
-        raise ValueError(f"got {len(recordings)} recordings, expected one; use split_subjects for several")
-    if not 2 <= test_every <= n_blocks:
-        raise ValueError(f"test_every is {test_every}, expected 2 to n_blocks = {n_blocks}")
-    block_length = len(table) // n_blocks
-    if block_length <= 2 * gap_epochs:
-        raise ValueError(
-            f"{len(table)} epochs in {n_blocks} blocks make {block_length} epochs a block, expected more "
-            f"than two gaps of {gap_epochs}. Take fewer blocks or a smaller gap."
-        )
-    block = np.minimum(np.arange(len(table)) // block_length, n_blocks - 1)
-    is_test = block % test_every == test_every - 1
-    near_test = np.convolve(is_test, np.ones(2 * gap_epochs + 1), mode="same") > 0
-    split = np.select([is_test, near_test], ["test", "gap"], default="train")
-    return pd.Series(split, index=table.index, name="split")
-
-
 def save_dictionary(recording: Recording, path: str | Path) -> Path:
     """Write a night as ``{"EEG_signals": (n_epochs, n_samples) in µV, "labels": (n_epochs,)}``.
 
@@ -230,7 +166,8 @@ def load_dictionary(path: str | Path, **about: Any) -> Recording:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is neither, lacks one of these two arrays, or they do not fit together.
+        If the file is neither, lacks one of these two arrays, they do not fit together, or the signals are
+        not in microvolts by their amplitude.
     """
     path = Path(path)
     _check_exists(path)
@@ -247,7 +184,9 @@ def load_dictionary(path: str | Path, **about: Any) -> Recording:
     stored = {name: np.asarray(content[name]).item() for name in ABOUT if name in content}
     if "start" in stored:
         stored["start"] = datetime.fromisoformat(stored["start"])
-    return Recording(eeg_uv=signals, stages=labels, **(names | stored | about))
+    night = Recording(eeg_uv=signals, stages=labels, **(names | stored | about))
+    check_unit(night.eeg_uv, path)
+    return night
 
 
 def data_fingerprint(table: pd.DataFrame) -> str:

@@ -11,13 +11,13 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from .base_model import prepare
-from .dataset import split_blocks
 from .evaluate import gradient_boosting_baseline, majority_baseline, most_probable_stages, report, score
 from .features import extract_features
 from .plots import plot_confusion_matrix, plot_hypnogram_comparison
 from .prompts import PromptSpec, default_digits
 from .qlora import TrainingConfig, finetune
 from .recording import Recording, load_demo
+from .splits import split_blocks
 from .stager import Stager
 from .stages import STAGES, UNSCORED
 
@@ -29,7 +29,7 @@ CAVEAT = (
 )
 
 
-def run_demo(out: str | Path, minutes: float = 5.0, n_steps: int = 60, seed: int = 0) -> dict:
+def run_demo(out: str | Path, minutes: float = 6.0, n_steps: int = 90, seed: int = 0) -> dict:
     """Fine-tune the offline model on two thirds of the shipped night and stage the rest.
 
     Parameters

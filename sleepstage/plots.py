@@ -161,7 +161,7 @@ def plot_hypnogram_comparison(
     for ax in axes[:3]:
         _shade_training(ax, trained)
     if trained.any():
-        band = Patch(facecolor=_SHADE, label="used for training, not a test")
+        band = Patch(facecolor=_SHADE, label="training, or next to it: not tested")
         axes[0].legend(
             handles=[band], loc="lower right", bbox_to_anchor=(1, 1), frameon=False, fontsize=TEXT_PT
         )

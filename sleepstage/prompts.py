@@ -173,10 +173,13 @@ class PromptSpec:
         below = np.searchsorted(cuts, values, "left") + np.searchsorted(cuts, values, "right")
         return np.where(np.isnan(values), MISSING, 1 + below // 2)
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path) -> Path:
         """Write the specification as JSON."""
         content = {"format_version": FORMAT_VERSION, **asdict(self)}
-        Path(path).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        return path
 
     @classmethod
     def load(cls, path: str | Path) -> PromptSpec:

@@ -29,6 +29,7 @@ from trl import SFTConfig, SFTTrainer
 from .base_model import OFFLINE_MODEL, compute_dtype, fingerprint, load_base, load_tokenizer, quiet_libraries
 from .dataset import data_fingerprint
 from .prompts import PromptSpec, label_token_ids, tokenizer_hash
+from .splits import recut
 from .stages import STAGES, UNSCORED
 from .windows import Windows, covering_starts, cut_windows, segments
 
@@ -54,14 +55,22 @@ class TrainingConfig:
     windows_per_batch: int = 1  # one window of 521 tokens takes about 1.7 GB of activations
     batches_per_step: int = 4  # accumulated, so memory stays that of one batch
     class_weights: tuple[float, ...] = (1.0, 2.0, 1.0, 1.2, 1.4)  # N1 is rare, and macro-F1 counts it fully
+    margin_epochs: int = 0  # 60 where nights were cut around sleep by the expert's stages
     checkpoint_steps: int = 50
     seed: int = 0
 
 
 def training_windows(
-    table: pd.DataFrame, spec: PromptSpec, tokenizer: Any, n_windows: int, seed: int = 0
+    table: pd.DataFrame,
+    spec: PromptSpec,
+    tokenizer: Any,
+    n_windows: int,
+    seed: int = 0,
+    margin_epochs: int = 0,
 ) -> Dataset:
-    """Cut labelled windows from a table: passes over all its epochs, each with other window borders.
+    """Cut labelled windows from a table: passes over its epochs, each with other window borders.
+
+    In every pass, each night loses 0 to ``margin_epochs`` epochs at both ends (:func:`sleepstage.recut`).
 
     Returns
     -------
@@ -74,17 +83,17 @@ def training_windows(
     ValueError
         If no epoch of the table is scored.
     """
-    stages = table["stage"].to_numpy()
-    if not (stages != UNSCORED).any():
+    if not (table["stage"] != UNSCORED).any():
         raise ValueError("no epoch of the training table is scored; training needs an expert's stages")
     rng = np.random.default_rng(seed)
-    levels = spec.levels(table)
     stride = spec.window - spec.look_ahead
     input_ids: list[np.ndarray] = []
     labels: list[np.ndarray] = []
     while len(input_ids) < n_windows:
         one_pass = []
-        for run in segments(table):
+        nights = recut(table, rng, margin_epochs)
+        levels, stages = spec.levels(nights), nights["stage"].to_numpy()
+        for run in segments(nights):
             starts = covering_starts(run.stop - run.start, spec, stride, offset=int(rng.integers(stride)))
             windows = cut_windows(levels[run], spec, tokenizer, starts)
             one_pass += zip(windows.input_ids, _window_labels(windows, stages[run]), strict=True)
@@ -194,7 +203,7 @@ def build_trainer(
     tokenizer = load_tokenizer(config.base)
     label_ids = label_token_ids(spec.labels, tokenizer)
     n_windows = config.n_steps * config.windows_per_batch * config.batches_per_step
-    texts = training_windows(train_table, spec, tokenizer, n_windows, config.seed)
+    texts = training_windows(train_table, spec, tokenizer, n_windows, config.seed, config.margin_epochs)
     with quiet_libraries():
         return AnswerTrainer(
             model=load_base(config.base, config.nf4),
@@ -277,7 +286,7 @@ def finetune(
     Returns
     -------
     pandas.DataFrame
-        The training curve: ``step``, ``loss``, ``learning_rate``, ``minutes``.
+        The training curve: ``step``, ``loss``, ``learning_rate``.
     """
     adapter = Path(adapter)
     work = adapter.with_name(f"{adapter.name}-checkpoints")

@@ -156,7 +156,7 @@ def read_recording(
     start = raw.info["meas_date"]
     stages = None if hypnogram is None else align_stages(Path(hypnogram), start, len(eeg_uv))
     kept = _without_long_wake(stages, len(eeg_uv), wake_margin_min)
-    _check_unit(eeg_uv[kept], psg)
+    check_unit(eeg_uv[kept], psg)
     default_subject, default_recording = _identity(Path(psg))
     return Recording(
         eeg_uv=eeg_uv[kept],
@@ -228,9 +228,19 @@ def _epochs_uv(raw: mne.io.BaseRaw, path: str | Path) -> np.ndarray:
     return (volts * 1e6).astype(np.float32).reshape(n_epochs, n_samples)
 
 
-def _check_unit(eeg_uv: np.ndarray, path: str | Path) -> None:
+def check_unit(eeg_uv: np.ndarray, path: str | Path) -> None:
+    """Refuse a night whose amplitude no EEG in microvolts has.
+
+    Raises
+    ------
+    ValueError
+        If the median peak-to-peak amplitude of its epochs is outside `PLAUSIBLE_PEAK_TO_PEAK_UV`.
+    """
     low, high = PLAUSIBLE_PEAK_TO_PEAK_UV
-    amplitude_uv = np.median(np.ptp(eeg_uv, axis=1))
+    complete = eeg_uv[np.isfinite(eeg_uv).all(axis=1)]
+    if len(complete) == 0:
+        return  # nothing to judge by; the features' quality column will say so
+    amplitude_uv = np.median(np.ptp(complete, axis=1))
     if low <= amplitude_uv <= high:
         return
     cause = (
@@ -241,7 +251,7 @@ def _check_unit(eeg_uv: np.ndarray, path: str | Path) -> None:
     raise ValueError(
         f"{path} has a median peak-to-peak amplitude of {amplitude_uv:.3g} uV, "
         f"expected {low:g} to {high:g} uV. {cause}: "
-        "correct the channel's physical dimension and range in the file's header."
+        "correct it where it was made: the physical dimension and range in an EDF header, or the array."
     )
 
 

@@ -1,4 +1,4 @@
-"""Tables and nights on disk come back as they were; splits leak nothing; strange files are refused."""
+"""Tables and nights on disk come back as they were; strange files are refused."""
 
 import os
 import pickle
@@ -15,11 +15,8 @@ from sleepstage.dataset import (
     load_table,
     save_dictionary,
     save_table,
-    split_blocks,
-    split_subjects,
 )
 from sleepstage.recording import Recording
-from sleepstage.stages import STAGES
 
 KEYS = {"features", "feature_names", "stage", "subject", "recording", "epoch"}
 
@@ -213,54 +210,6 @@ def test_the_fingerprint_follows_the_contents_and_not_the_file(tmp_path):
     assert len({fingerprint, *map(data_fingerprint, others)}) == 6
 
 
-# ---------------------------------------------------------------- splits
-
-
-def test_both_nights_of_a_person_are_on_one_side():
-    nights = [(subject, f"{subject}-{n}") for subject in range(8) for n in (1, 2)]
-    table = collect(small_table(subject, recording) for subject, recording in nights)
-    split = split_subjects(table, test_fraction=0.25, seed=3)
-    sides = split.groupby(level="subject").unique().map(list)
-    assert sorted(sides) == [["test"]] * 2 + [["train"]] * 6
-    assert split.index.equals(table.index)
-    pd.testing.assert_series_equal(split, split_subjects(table, test_fraction=0.25, seed=3))
-    assert any(not split.equals(split_subjects(table, seed=seed)) for seed in range(4, 10))
-
-
-def test_one_person_cannot_be_split_by_person():
-    both_nights = collect([small_table(1, "A"), small_table(1, "B")])
-    with pytest.raises(ValueError, match="got 1 subject, expected at least 2"):
-        split_subjects(both_nights)
-
-
-@pytest.mark.parametrize(("n_epochs", "n_blocks", "gap"), [(841, 12, 10), (300, 7, 3), (100, 6, 0)])
-def test_blocks_are_contiguous_and_training_keeps_its_distance(n_epochs, n_blocks, gap):
-    table = small_table(epochs=range(n_epochs))
-    split = split_blocks(table, n_blocks=n_blocks, gap_epochs=gap).to_numpy()
-    assert set(split) == {"train", "test", *["gap"] * bool(gap)}
-    train, test = np.flatnonzero(split == "train"), np.flatnonzero(split == "test")
-    distance = np.abs(train[:, None] - test).min(axis=1)
-    assert distance.min() == gap + 1
-    skipped = np.flatnonzero(split == "gap")
-    assert (np.abs(skipped[:, None] - test).min(axis=1) <= gap).all()  # and nothing is left out in vain
-    starts = test[np.diff(test, prepend=-9) > 1]
-    length = n_epochs // n_blocks
-    assert starts.tolist() == [block * length for block in range(2, n_blocks, 3)]
-
-
-def test_the_shipped_night_has_every_stage_on_both_sides(table):
-    stages = table["stage"].groupby(split_blocks(table)).unique()
-    for side in ("train", "test"):
-        assert set(stages[side]) >= set(range(len(STAGES)))
-
-
-def test_what_cannot_be_split_by_blocks_is_refused():
-    with pytest.raises(ValueError, match="got 2 recordings, expected one"):
-        split_blocks(collect([small_table(1, "A"), small_table(1, "B")]))
-    with pytest.raises(ValueError, match="240 epochs in 12 blocks make 20 epochs a block"):
-        split_blocks(small_table(epochs=range(240)))
-
-
 # ---------------------------------------------------------------- the dictionary format
 
 
@@ -326,7 +275,11 @@ def test_other_endings_missing_stages_and_missing_files_are_refused(tmp_path):
             load_dictionary(tmp_path / name)
 
 
-@pytest.mark.parametrize("test_every", [1, 13])
-def test_split_without_training_or_without_test_is_refused(table, test_every):
-    with pytest.raises(ValueError, match=f"test_every is {test_every}, expected 2 to n_blocks = 12"):
-        split_blocks(table, test_every=test_every)
+@pytest.mark.parametrize(
+    ("factor", "cause"), [(1e-6, "volts were stored as if they were microvolts"), (1e3, "header")]
+)
+def test_a_dictionary_in_another_unit_is_refused(tmp_path, factor, cause):
+    night = short_night()
+    loud = Recording(**{**vars(night), "eeg_uv": night.eeg_uv / np.ptp(night.eeg_uv) * 100 * factor})
+    with pytest.raises(ValueError, match=cause):
+        load_dictionary(save_dictionary(loud, tmp_path / "night.npz"))

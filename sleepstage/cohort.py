@@ -1,0 +1,124 @@
+"""Figures over many people: pooled, per subject and per night, with intervals over subjects.
+
+Epochs of a person are alike, so an interval over epochs would be far too narrow. Here whole subjects are
+resampled.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pandas as pd
+
+from .baselines import gradient_boosting_baseline
+from .evaluate import confusion, score
+from .splits import check_no_leakage
+from .stager import Stager
+from .stages import UNSCORED
+
+N_RESAMPLES = 2000
+
+
+def evaluate_cohort(
+    table: pd.DataFrame,
+    stager: Stager | None = None,
+    train_table: pd.DataFrame | None = None,
+    n_resamples: int = N_RESAMPLES,
+    seed: int = 0,
+) -> dict:
+    """Score a stager, and trees trained on ``train_table``, on the same nights.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        A feature table with stages.
+    stager : Stager, optional
+    train_table : pandas.DataFrame, optional
+        What the gradient-boosting baseline learns from.
+    n_resamples, seed : int
+        Of the bootstrap over subjects.
+
+    Returns
+    -------
+    dict
+        ``llm`` and ``baseline`` (those asked for), each as :func:`cohort_figures` gives them, the first with
+        ``epochs_per_second``; with both, ``kappa_difference_ci``, the paired 95 % interval.
+
+    Raises
+    ------
+    ValueError
+        If a subject is in both tables, or nothing was asked for.
+    """
+    if stager is None and train_table is None:
+        raise ValueError(
+            "got neither a stager nor a training table for the baseline; there is nothing to score"
+        )
+    results, probabilities = {}, {}
+    if stager is not None:
+        started = time.perf_counter()
+        probabilities["llm"] = stager.predict_proba(table)
+        seconds = time.perf_counter() - started
+        results["llm"] = cohort_figures(table["stage"], probabilities["llm"], n_resamples, seed)
+        results["llm"]["epochs_per_second"] = len(table) / seconds
+    if train_table is not None:
+        check_no_leakage(train_table, table)
+        probabilities["baseline"] = gradient_boosting_baseline(train_table, table, seed=seed)
+        results["baseline"] = cohort_figures(table["stage"], probabilities["baseline"], n_resamples, seed)
+    if len(probabilities) == 2:
+        llm, trees = (_resampled_kappas(table["stage"], p, n_resamples, seed) for p in probabilities.values())
+        results["kappa_difference_ci"] = _interval(llm - trees)
+    return results
+
+
+def cohort_figures(
+    stages: pd.Series, proba: pd.DataFrame, n_resamples: int = N_RESAMPLES, seed: int = 0
+) -> dict:
+    """Give the figures of :func:`sleepstage.score`, pooled, by subject and by night.
+
+    Parameters
+    ----------
+    stages : pandas.Series of int, shape (n_epochs,)
+    proba : pandas.DataFrame, shape (n_epochs, 5)
+        With the same index, ``(subject, recording, epoch)``.
+    n_resamples, seed : int
+        Of the bootstrap over subjects.
+
+    Returns
+    -------
+    dict
+        The pooled figures, ``n_subjects``, ``kappa_ci`` (95 %, percentile bootstrap over subjects; Efron &
+        Tibshirani, 1993), and ``per_subject`` and ``per_night``, each a dict of kappa and accuracy by name.
+    """
+    scored = stages[stages != UNSCORED]
+    figures = score(stages, proba)
+    figures["n_subjects"] = scored.index.get_level_values("subject").nunique()
+    figures["kappa_ci"] = _interval(_resampled_kappas(stages, proba, n_resamples, seed))
+    for name, level in (("per_subject", "subject"), ("per_night", "recording")):
+        groups = scored.groupby(level=level)
+        parts = {str(key): score(part, proba.loc[part.index]) for key, part in groups}
+        figures[name] = {
+            key: {f: part[f] for f in ("kappa", "accuracy", "n_epochs")} for key, part in parts.items()
+        }
+    return figures
+
+
+def _resampled_kappas(stages: pd.Series, proba: pd.DataFrame, n_resamples: int, seed: int) -> np.ndarray:
+    """Draw subjects with replacement, the same for every model of a seed, and give each draw's kappa."""
+    groups = stages.groupby(level="subject")
+    matrices = np.stack([confusion(part, proba.loc[part.index]).to_numpy() for _, part in groups])
+    n = len(matrices)
+    times_drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_resamples)
+    return _kappas(np.tensordot(times_drawn, matrices, axes=1))
+
+
+def _kappas(matrices: np.ndarray) -> np.ndarray:
+    """Cohen's kappa of many confusion matrices (n, 5, 5), which scikit-learn computes one at a time."""
+    total = matrices.sum(axis=(1, 2))
+    agreement = np.trace(matrices, axis1=1, axis2=2) / total
+    chance = (matrices.sum(axis=1) * matrices.sum(axis=2)).sum(axis=1) / total**2
+    return (agreement - chance) / (1 - chance)
+
+
+def _interval(values: np.ndarray) -> list[float]:
+    return [float(bound) for bound in np.nanpercentile(values, [2.5, 97.5])]

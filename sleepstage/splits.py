@@ -1,0 +1,124 @@
+"""Splits that do not leak: by subject, by blocks of one night, and nights recut at random."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import GroupShuffleSplit
+
+
+def split_subjects(table: pd.DataFrame, test_fraction: float = 0.25, seed: int = 0) -> pd.Series:
+    """Assign whole subjects to ``"train"`` or ``"test"``: both nights of a person go to one side.
+
+    Returns
+    -------
+    pandas.Series of str, shape (n_epochs,)
+
+    Raises
+    ------
+    ValueError
+        With fewer than two subjects; one night can be split by :func:`split_blocks`.
+    """
+    subjects = table.index.get_level_values("subject")
+    if subjects.nunique() < 2:
+        raise ValueError(
+            f"got {subjects.nunique()} subject, expected at least 2 to split by subject. "
+            "A single night can be split by time with split_blocks."
+        )
+    splitter = GroupShuffleSplit(n_splits=1, test_size=test_fraction, random_state=seed)
+    _, test = next(splitter.split(table, groups=subjects))
+    split = np.full(len(table), "train", dtype=object)
+    split[test] = "test"
+    return pd.Series(split, index=table.index, name="split")
+
+
+def split_blocks(
+    table: pd.DataFrame, n_blocks: int = 12, test_every: int = 3, gap_epochs: int = 10
+) -> pd.Series:
+    """Split one night by blocks of time, with a gap on the training side of every border.
+
+    The night is cut into ``n_blocks`` equal blocks; every ``test_every``-th is for testing. The
+    ``gap_epochs`` training epochs next to a test block are left out, since neighbouring epochs are
+    alike. Figures from such a split say how well a night's rest is staged after seeing part of *the same
+    night*: they say nothing about other people.
+
+    Returns
+    -------
+    pandas.Series of str, shape (n_epochs,)
+        ``"train"``, ``"test"`` or ``"gap"``.
+
+    Raises
+    ------
+    ValueError
+        If the table holds more than one recording, or too few epochs for the blocks and gaps.
+    """
+    recordings = table.index.droplevel("epoch").unique()
+    if len(recordings) != 1:
+        raise ValueError(f"got {len(recordings)} recordings, expected one; use split_subjects for several")
+    if not 2 <= test_every <= n_blocks:
+        raise ValueError(f"test_every is {test_every}, expected 2 to n_blocks = {n_blocks}")
+    block_length = len(table) // n_blocks
+    if block_length <= 2 * gap_epochs:
+        raise ValueError(
+            f"{len(table)} epochs in {n_blocks} blocks make {block_length} epochs a block, expected more "
+            f"than two gaps of {gap_epochs}. Take fewer blocks or a smaller gap."
+        )
+    block = np.minimum(np.arange(len(table)) // block_length, n_blocks - 1)
+    is_test = block % test_every == test_every - 1
+    near_test = np.convolve(is_test, np.ones(2 * gap_epochs + 1), mode="same") > 0
+    split = np.select([is_test, near_test], ["test", "gap"], default="train")
+    return pd.Series(split, index=table.index, name="split")
+
+
+def partition_subjects(table: pd.DataFrame, subjects: Iterable[Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Split a table into the nights of these subjects and the nights of all others.
+
+    Raises
+    ------
+    ValueError
+        If a subject is not in the table.
+    """
+    wanted = {str(subject) for subject in subjects}
+    present = table.index.get_level_values("subject").astype(str)
+    if unknown := sorted(wanted - set(present)):
+        raise ValueError(
+            f"subjects {', '.join(unknown)} are not in the table; it has {', '.join(present.unique())}"
+        )
+    chosen = present.isin(wanted)
+    return table[chosen], table[~chosen]
+
+
+def recut(table: pd.DataFrame, seed: int | np.random.Generator = 1, max_epochs: int = 60) -> pd.DataFrame:
+    """Cut a random number of epochs, 0 to ``max_epochs``, off both ends of every recording.
+
+    Sleep-EDF's nights are cut half an hour around sleep by the expert's own stages, so an epoch's place
+    in the file gives sleep onset away. After this it no longer does.
+    """
+    rng = np.random.default_rng(seed)
+    epoch = table.index.get_level_values("epoch").to_numpy()
+    kept = np.zeros(len(table), dtype=bool)
+    for _, rows in sorted(table.groupby(level="recording").indices.items()):
+        first, last = rng.integers(0, max_epochs + 1, size=2)
+        place = epoch[rows] - epoch[rows].min()
+        kept[rows] = (place >= first) & (place <= place.max() - last)
+    return table[kept]
+
+
+def check_no_leakage(train_table: pd.DataFrame, test_table: pd.DataFrame) -> None:
+    """Refuse a split that has a person on both sides.
+
+    Raises
+    ------
+    ValueError
+        Naming the subjects.
+    """
+    subjects = [set(table.index.get_level_values("subject")) for table in (train_table, test_table)]
+    both = sorted(map(str, subjects[0] & subjects[1]))
+    if both:
+        raise ValueError(
+            f"subjects {', '.join(both)} are in the training and in the test table; all nights of a person "
+            "must be on one side"
+        )

@@ -1,0 +1,99 @@
+"""Splits leak nothing: neither a person, nor a neighbouring epoch, nor the place in the file."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sleepstage.dataset import collect
+from sleepstage.splits import check_no_leakage, partition_subjects, recut, split_blocks, split_subjects
+from sleepstage.stages import STAGES
+
+
+def night_table(subject=1, recording="A", epochs=range(6)):
+    index = pd.MultiIndex.from_product(
+        [[subject], [recording], epochs], names=["subject", "recording", "epoch"]
+    )
+    return pd.DataFrame({"std_uv": np.arange(len(index), dtype=float), "stage": np.int8(0)}, index=index)
+
+
+def test_both_nights_of_a_person_are_on_one_side():
+    nights = [(subject, f"{subject}-{n}") for subject in range(8) for n in (1, 2)]
+    table = collect(night_table(subject, recording) for subject, recording in nights)
+    split = split_subjects(table, test_fraction=0.25, seed=3)
+    sides = split.groupby(level="subject").unique().map(list)
+    assert sorted(sides) == [["test"]] * 2 + [["train"]] * 6
+    assert split.index.equals(table.index)
+    pd.testing.assert_series_equal(split, split_subjects(table, test_fraction=0.25, seed=3))
+    assert any(not split.equals(split_subjects(table, seed=seed)) for seed in range(4, 10))
+
+
+def test_one_person_cannot_be_split_by_person():
+    both_nights = collect([night_table(1, "A"), night_table(1, "B")])
+    with pytest.raises(ValueError, match="got 1 subject, expected at least 2"):
+        split_subjects(both_nights)
+
+
+@pytest.mark.parametrize(("n_epochs", "n_blocks", "gap"), [(841, 12, 10), (300, 7, 3), (100, 6, 0)])
+def test_blocks_are_contiguous_and_training_keeps_its_distance(n_epochs, n_blocks, gap):
+    table = night_table(epochs=range(n_epochs))
+    split = split_blocks(table, n_blocks=n_blocks, gap_epochs=gap).to_numpy()
+    assert set(split) == {"train", "test", *["gap"] * bool(gap)}
+    train, test = np.flatnonzero(split == "train"), np.flatnonzero(split == "test")
+    distance = np.abs(train[:, None] - test).min(axis=1)
+    assert distance.min() == gap + 1
+    skipped = np.flatnonzero(split == "gap")
+    assert (np.abs(skipped[:, None] - test).min(axis=1) <= gap).all()  # and nothing is left out in vain
+    starts = test[np.diff(test, prepend=-9) > 1]
+    length = n_epochs // n_blocks
+    assert starts.tolist() == [block * length for block in range(2, n_blocks, 3)]
+
+
+def test_the_shipped_night_has_every_stage_on_both_sides(table):
+    stages = table["stage"].groupby(split_blocks(table)).unique()
+    for side in ("train", "test"):
+        assert set(stages[side]) >= set(range(len(STAGES)))
+
+
+def test_what_cannot_be_split_by_blocks_is_refused():
+    with pytest.raises(ValueError, match="got 2 recordings, expected one"):
+        split_blocks(collect([night_table(1, "A"), night_table(1, "B")]))
+    with pytest.raises(ValueError, match="240 epochs in 12 blocks make 20 epochs a block"):
+        split_blocks(night_table(epochs=range(240)))
+
+
+@pytest.mark.parametrize("test_every", [1, 13])
+def test_split_without_training_or_without_test_is_refused(table, test_every):
+    with pytest.raises(ValueError, match=f"test_every is {test_every}, expected 2 to n_blocks = 12"):
+        split_blocks(table, test_every=test_every)
+
+
+def test_recut_draws_two_numbers_a_recording_in_sorted_order():
+    """Worked by hand with numpy's generator, as the rule for the published table says."""
+    nights = [night_table(2, "SC4022", range(500)), night_table(2, "SC4021", range(10, 510))]
+    cut = recut(collect(nights), seed=1)
+    rng = np.random.default_rng(1)
+    for recording, first in (("SC4021", 10), ("SC4022", 0)):
+        start, end = rng.integers(0, 61, size=2)
+        epochs = cut.xs(recording, level="recording").index.get_level_values("epoch")
+        assert epochs.tolist() == list(range(first + start, first + 500 - end))
+
+
+def test_recut_without_margin_changes_nothing():
+    table = collect([night_table(1, "A"), night_table(2, "B", [0, 1, 5])])
+    pd.testing.assert_frame_equal(recut(table, max_epochs=0), table)
+
+
+def test_partition_takes_people_by_name_whatever_their_type():
+    table = collect([night_table(subject, f"n{subject}") for subject in (1, 2, 12)])
+    chosen, others = partition_subjects(table, ["2", 12])
+    assert chosen.index.unique("subject").tolist() == [2, 12]
+    assert others.index.unique("subject").tolist() == [1]
+    with pytest.raises(ValueError, match="subjects 3 are not in the table; it has 1, 2, 12"):
+        partition_subjects(table, [3, 1])
+
+
+def test_a_person_on_both_sides_is_named():
+    train = collect([night_table(1, "1-1"), night_table(2, "2-1")])
+    check_no_leakage(train, night_table(3, "3-1"))
+    with pytest.raises(ValueError, match="subjects 2 are in the training and in the test table"):
+        check_no_leakage(train, night_table(2, "2-2"))
