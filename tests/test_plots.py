@@ -153,7 +153,7 @@ def test_epochs_used_for_training_have_a_ground_of_their_own_and_a_name():
     for ax in axes:
         bands = [patch for patch in ax.patches if hasattr(patch, "get_width")]
         assert [(band.get_x(), band.get_width()) for band in bands] == [pytest.approx((0, 0.25))]
-    assert "used for training" in axes[0].get_legend().get_texts()[0].get_text()
+    assert "not tested" in axes[0].get_legend().get_texts()[0].get_text()
     assert plots.plot_hypnogram_comparison(CODES, CODES)[0].get_legend() is None
 
 
