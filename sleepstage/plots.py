@@ -119,7 +119,8 @@ def plot_hypnogram_comparison(
     proba : DataFrame or array, shape (n_epochs, 5), optional
         The hypnodensity, drawn below.
     shade : Series or array-like of bool, shape (n_epochs,), optional
-        Epochs that are no test (training, and what lies next to it): they get a grey ground and are not counted as agreement or difference.
+        Epochs that are no test (training, and what lies next to it): they get a grey ground and are not
+        counted as agreement or difference.
     title : str, optional
         Title of the figure.
 
