@@ -7,6 +7,12 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # commands import what they need, so that --help does not wait for PyTorch
+    import pandas as pd
+
+    from .stager import Stager
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,9 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--adapter", type=Path, help="a folder written by train")
     command.add_argument("--subjects", nargs="*", default=[], help="score these only (default: all)")
     command.add_argument("--baseline", action="store_true", help="score gradient-boosted trees as well")
-    command.add_argument(
-        "--train-table", type=Path, help="what the trees learn from; scored subjects left out"
-    )
+    command.add_argument("--train-table", type=Path, help="what the trees learn from (default: the table)")
     command.add_argument("--as-is", action="store_true", help="do not cut the nights' ends at random")
     command.add_argument("--json", type=Path, required=True, help="the file to write")
     command.set_defaults(command=_evaluate)
@@ -129,20 +133,28 @@ def _evaluate(options: argparse.Namespace) -> None:
     table = load_table(options.table)
     if options.subjects:
         table, _ = partition_subjects(table, options.subjects)
-    train_table = None
-    if options.baseline:
-        scored = table.index.get_level_values("subject").unique()
-        source = load_table(options.train_table or options.table)
-        _, train_table = partition_subjects(source, [name for name in scored if name in source.index])
-        train_table = train_table if options.as_is else recut(train_table)
     stager = Stager.from_pretrained(options.adapter) if options.adapter else None
-    results = evaluate_cohort(table if options.as_is else recut(table), stager, train_table)
+    train_table = _baseline_table(options, table, stager) if options.baseline else None
+    if not options.as_is:
+        table, train_table = recut(table), None if train_table is None else recut(train_table)
+    results = evaluate_cohort(table, stager, train_table)
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     models = {name: results[name] for name in ("llm", "baseline") if name in results}
-    print(
-        report(models).assign(interval=[str(figures["kappa_ci"]) for figures in models.values()]).to_string()
-    )
+    intervals = ["{:.3f} to {:.3f}".format(*figures["kappa_ci"]) for figures in models.values()]
+    print(report(models).assign(**{"kappa, 95 %": intervals}).to_string())
+
+
+def _baseline_table(options: argparse.Namespace, table: pd.DataFrame, stager: Stager | None) -> pd.DataFrame:
+    """Give the trees the people that the adapter learned from, or else all who are not scored."""
+    from .dataset import load_table
+    from .splits import partition_subjects
+
+    source = load_table(options.train_table or options.table)
+    if stager is not None:
+        return partition_subjects(source, stager.trained_on)[0]
+    known = source.index.unique("subject")
+    return partition_subjects(source, table.index.unique("subject").intersection(known))[1]
 
 
 if __name__ == "__main__":

@@ -48,21 +48,23 @@ def evaluate_cohort(
     Raises
     ------
     ValueError
-        If a subject is in both tables, or nothing was asked for.
+        If a subject was trained on, or nothing was asked for.
     """
     if stager is None and train_table is None:
         raise ValueError(
             "got neither a stager nor a training table for the baseline; there is nothing to score"
         )
     results, probabilities = {}, {}
+    subjects = table.index.unique("subject")
     if stager is not None:
+        check_no_leakage(stager.trained_on, subjects)
         started = time.perf_counter()
         probabilities["llm"] = stager.predict_proba(table)
         seconds = time.perf_counter() - started
         results["llm"] = cohort_figures(table["stage"], probabilities["llm"], n_resamples, seed)
         results["llm"]["epochs_per_second"] = len(table) / seconds
     if train_table is not None:
-        check_no_leakage(train_table, table)
+        check_no_leakage(train_table.index.unique("subject"), subjects)
         probabilities["baseline"] = gradient_boosting_baseline(train_table, table, seed=seed)
         results["baseline"] = cohort_figures(table["stage"], probabilities["baseline"], n_resamples, seed)
     if len(probabilities) == 2:
@@ -88,15 +90,16 @@ def cohort_figures(
     -------
     dict
         The pooled figures, ``n_subjects``, ``kappa_ci`` (95 %, percentile bootstrap over subjects; Efron &
-        Tibshirani, 1993), and ``per_subject`` and ``per_night``, each a dict of kappa and accuracy by name.
+        Tibshirani, 1993), and ``per_subject`` and ``per_night`` (named ``subject/recording``): the kappa,
+        accuracy and number of epochs of each.
     """
     scored = stages[stages != UNSCORED]
     figures = score(stages, proba)
     figures["n_subjects"] = scored.index.get_level_values("subject").nunique()
     figures["kappa_ci"] = _interval(_resampled_kappas(stages, proba, n_resamples, seed))
-    for name, level in (("per_subject", "subject"), ("per_night", "recording")):
-        groups = scored.groupby(level=level)
-        parts = {str(key): score(part, proba.loc[part.index]) for key, part in groups}
+    for name, levels in (("per_subject", ["subject"]), ("per_night", ["subject", "recording"])):
+        groups = scored.groupby(level=levels)
+        parts = {"/".join(map(str, key)): score(part, proba.loc[part.index]) for key, part in groups}
         figures[name] = {
             key: {f: part[f] for f in ("kappa", "accuracy", "n_epochs")} for key, part in parts.items()
         }

@@ -7,6 +7,7 @@ words are read off and normalized: one forward pass answers for a whole window.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,15 @@ class Stager:
     tokenizer : transformers tokenizer
     spec : PromptSpec
         How a night becomes text.
+    trained_on : sequence
+        The subjects that it learned from, so that nobody tests it on them.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, spec: PromptSpec):
+    def __init__(self, model: Any, tokenizer: Any, spec: PromptSpec, trained_on: Sequence[Any] = ()):
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.spec = spec
+        self.trained_on = tuple(trained_on)
         self.label_ids = label_token_ids(spec.labels, tokenizer)
 
     @classmethod
@@ -75,7 +79,7 @@ class Stager:
         _check_fits(adapter, card, base, tokenizer, spec)
         with quiet_libraries():
             model = PeftModel.from_pretrained(load_base(base, card["nf4"]), str(adapter))
-        return cls(model, tokenizer, spec)
+        return cls(model, tokenizer, spec, card["subjects"])
 
     def predict_proba(
         self, table: pd.DataFrame, stride: int | None = None, windows_per_batch: int = 4

@@ -67,7 +67,7 @@ def test_figures_by_person_and_by_night_are_those_of_their_rows(cohort, proba):
     figures = cohort_figures(cohort["stage"], proba)
     assert len(figures["per_subject"]) == 8 and len(figures["per_night"]) == 16
     rows = cohort.index.get_level_values("recording") == "SC4031"
-    assert figures["per_night"]["SC4031"]["kappa"] == ss.score(cohort["stage"][rows], proba[rows])["kappa"]
+    assert figures["per_night"]["3/SC4031"]["kappa"] == ss.score(cohort["stage"][rows], proba[rows])["kappa"]
 
 
 def test_unscored_epochs_count_nowhere(cohort, proba):
@@ -81,7 +81,7 @@ def test_unscored_epochs_count_nowhere(cohort, proba):
 def test_nothing_asked_for_and_a_person_on_both_sides_are_refused(cohort):
     with pytest.raises(ValueError, match="nothing to score"):
         evaluate_cohort(cohort)
-    with pytest.raises(ValueError, match="training and in the test table"):
+    with pytest.raises(ValueError, match="in training and in test"):
         evaluate_cohort(cohort, train_table=cohort)
 
 
@@ -103,3 +103,5 @@ def test_train_and_evaluate_from_the_command_line(cohort, tmp_path, tiny_base, c
     assert figures["llm"]["epochs_per_second"] > 0
     assert figures["baseline"]["kappa"] > 0.3 > figures["llm"]["kappa"]
     assert "baseline" in capsys.readouterr().out
+    assert main(["evaluate", *arguments, "--subjects", "4", "5", "--json", str(result)]) == 1
+    assert "subjects 4 are in training and in test" in capsys.readouterr().err

@@ -93,7 +93,12 @@ def test_partition_takes_people_by_name_whatever_their_type():
 
 
 def test_a_person_on_both_sides_is_named():
-    train = collect([night_table(1, "1-1"), night_table(2, "2-1")])
-    check_no_leakage(train, night_table(3, "3-1"))
-    with pytest.raises(ValueError, match="subjects 2 are in the training and in the test table"):
-        check_no_leakage(train, night_table(2, "2-2"))
+    check_no_leakage([1, 2], [3, "S-1"])
+    with pytest.raises(ValueError, match="subjects 2, S-1 are in training and in test"):
+        check_no_leakage([1, 2, "S-1"], ["S-1", "2", 3])
+
+
+def test_recut_tells_nights_of_one_name_apart():
+    table = collect([night_table(subject, "night", range(200)) for subject in (1, 2)])
+    lengths = recut(table).groupby(level="subject").size()
+    assert lengths[1] != lengths[2] and (lengths >= 80).all()
