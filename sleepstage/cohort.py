@@ -97,9 +97,10 @@ def cohort_figures(
     figures = score(stages, proba)
     figures["n_subjects"] = scored.index.get_level_values("subject").nunique()
     figures["kappa_ci"] = _interval(_resampled_kappas(stages, proba, n_resamples, seed))
-    for name, levels in (("per_subject", ["subject"]), ("per_night", ["subject", "recording"])):
-        groups = scored.groupby(level=levels)
-        parts = {"/".join(map(str, key)): score(part, proba.loc[part.index]) for key, part in groups}
+    subjects = scored.index.get_level_values("subject").astype(str)
+    nights = subjects + "/" + scored.index.get_level_values("recording").astype(str)
+    for name, group in (("per_subject", subjects), ("per_night", nights)):
+        parts = {key: score(part, proba.loc[part.index]) for key, part in scored.groupby(group)}
         figures[name] = {
             key: {f: part[f] for f in ("kappa", "accuracy", "n_epochs")} for key, part in parts.items()
         }
