@@ -13,7 +13,9 @@ from scipy.signal.windows import triang
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from .features import feature_columns
+from .prompts import NIGHT
 from .stages import STAGES, UNSCORED
+from .windows import segments
 
 _KEYS = ["subject", "recording", "epoch"]
 _NEIGHBOURS = (-2, -1, 1, 2)
@@ -114,7 +116,7 @@ def context_features(table: pd.DataFrame) -> pd.DataFrame:
     features = table[feature_columns(table)]
     _, order = table.index.sortlevel(_KEYS)
     ordered = features.iloc[order]
-    spaced, rows = _space_out_pieces(_levels_within_recording(ordered), _piece_numbers(ordered.index))
+    spaced, rows = _space_out_pieces(_levels_within_recording(ordered), _piece_numbers(ordered))
     blocks = {
         "": ordered.to_numpy(float),
         " level": spaced[rows],
@@ -154,20 +156,15 @@ def _check_index(index: pd.Index) -> None:
         raise ValueError(f"the epoch {twice} occurs more than once; give each recording its own name")
 
 
-def _recording_numbers(index: pd.MultiIndex) -> np.ndarray:
-    return index.to_frame(index=False).groupby(_KEYS[:2], sort=False).ngroup().to_numpy()
-
-
-def _piece_numbers(index: pd.MultiIndex) -> np.ndarray:
-    """Number the runs of consecutive epochs; `index` is sorted."""
-    epoch = index.get_level_values("epoch").to_numpy()
-    follows = (np.diff(epoch) == 1) & (np.diff(_recording_numbers(index)) == 0)
-    return np.cumsum(np.concatenate([[0], ~follows]))[: len(index)]
+def _piece_numbers(ordered: pd.DataFrame) -> np.ndarray:
+    """Number the runs of consecutive epochs."""
+    lengths = [run.stop - run.start for run in segments(ordered)]
+    return np.repeat(np.arange(len(lengths)), lengths)
 
 
 def _levels_within_recording(features: pd.DataFrame) -> np.ndarray:
     """Rank each feature within its recording, 0 to 1: on people never seen better than robust scaling."""
-    recordings = features.astype(float).groupby(_recording_numbers(features.index))
+    recordings = features.astype(float).groupby(level=NIGHT, sort=False)
     return ((recordings.rank() - 0.5) / recordings.transform("count")).to_numpy()
 
 
