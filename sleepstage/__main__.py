@@ -110,7 +110,7 @@ def _train(options: argparse.Namespace) -> None:
         base=options.base or OFFLINE_MODEL,
         nf4=not options.float32,
         learning_rate=options.learning_rate,
-        warmup_steps=30,  # with ten, runs over many people became unstable
+        warmup_steps=30,  # short warm-ups became unstable over many people
         n_steps=options.steps,
         max_minutes=options.minutes,
         windows_per_batch=2,

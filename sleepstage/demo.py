@@ -30,7 +30,7 @@ CAVEAT = (
 
 
 def run_demo(out: str | Path, minutes: float = 6.0, n_steps: int = 90, seed: int = 0) -> dict:
-    """Fine-tune the offline model on two thirds of the shipped night and stage the rest.
+    """Fine-tune the offline model on blocks of the shipped night and stage the rest.
 
     Parameters
     ----------

@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .features import describe_features, feature_columns
+from .features import DEFINITIONS_VERSION, describe_features, feature_columns
 from .stages import STAGES
 
 N_LEVELS = 9
 MISSING = 0
-FORMAT_VERSION = 1
+VERSIONS = {"format_version": 1, "definitions_version": DEFINITIONS_VERSION}
 NIGHT = ["subject", "recording"]
 SHORT_NIGHT = 240  # epochs: two hours, under which a night's own levels say little
 
@@ -175,7 +175,7 @@ class PromptSpec:
 
     def save(self, path: str | Path) -> Path:
         """Write the specification as JSON."""
-        content = {"format_version": FORMAT_VERSION, **asdict(self)}
+        content = {**VERSIONS, **asdict(self)}
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -188,12 +188,15 @@ class PromptSpec:
         Raises
         ------
         ValueError
-            If the file is of another format version.
+            If the file is of another format, or its features were defined otherwise than now.
         """
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-        version = content.pop("format_version", None)
-        if version != FORMAT_VERSION:
-            raise ValueError(f"{path} has prompt format {version!r}, this package reads {FORMAT_VERSION}")
+        found = {name: content.pop(name, None) for name in VERSIONS}
+        if found != VERSIONS:
+            raise ValueError(
+                f"{path} was written with {found}, this package has {VERSIONS}; make the prompt and the "
+                "adapter anew, or use the version of the package that wrote them"
+            )
         return cls(
             digits=tuple(Digit(**digit) for digit in content.pop("digits")),
             cuts={name: tuple(cuts) for name, cuts in content.pop("cuts").items()},

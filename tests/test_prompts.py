@@ -193,12 +193,12 @@ def test_a_specification_comes_back_from_its_file(tmp_path):
     assert PromptSpec.load(tmp_path / "prompt.json") == spec
 
 
+@pytest.mark.parametrize("key", ["format_version", "definitions_version"])
 @pytest.mark.parametrize("version", [0, 2, "1", None])
-def test_another_format_version_is_refused(tmp_path, version):
-    path = tmp_path / "prompt.json"
-    PromptSpec((Digit("x"),)).save(path)
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": version}))
-    with pytest.raises(ValueError, match=f"prompt format {version!r}, this package reads 1"):
+def test_another_version_of_the_format_or_of_the_features_is_refused(tmp_path, key, version):
+    path = PromptSpec(digits=(Digit("std_uv"),)).save(tmp_path / "prompt.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: version}))
+    with pytest.raises(ValueError, match=f"'{key}': {version!r}.*; make the prompt and the adapter anew"):
         PromptSpec.load(path)
 
 
