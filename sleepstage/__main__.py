@@ -58,6 +58,9 @@ def _parser() -> argparse.ArgumentParser:
         "--learning-rate", type=float, default=1e-3, help="at its highest (default: %(default)s)"
     )
     command.add_argument("--margin", type=int, default=60, help="epochs cut at random off a night's ends")
+    command.add_argument(
+        "--pieces", type=float, default=0.25, help="share of nights shown in part (default: %(default)s)"
+    )
     command.add_argument("--float32", action="store_true", help="do not quantize the base model to NF4")
     command.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
     command.set_defaults(command=_train)
@@ -102,7 +105,7 @@ def _train(options: argparse.Namespace) -> None:
     from .base_model import OFFLINE_MODEL
     from .dataset import load_table
     from .prompts import PromptSpec, default_digits
-    from .qlora import TrainingConfig, finetune
+    from .qlora import TrainingConfig, finetune, n_processes
     from .splits import partition_subjects
 
     _, table = partition_subjects(load_table(options.table), options.validation_subjects)
@@ -114,8 +117,10 @@ def _train(options: argparse.Namespace) -> None:
         n_steps=options.steps,
         max_minutes=options.minutes,
         windows_per_batch=2,
-        batches_per_step=2,
+        batches_per_step=max(1, 2 // n_processes()),  # four windows a step
+        class_weights=(1.0, 1.5, 1.0, 1.2, 1.2),
         margin_epochs=options.margin,
+        piece_share=options.pieces,
     )
     finetune(table, PromptSpec.fit(table, default_digits(table)), config, options.adapter, options.resume)
     print(f"The adapter is in {options.adapter}")

@@ -13,6 +13,7 @@ import pandas as pd
 
 from .baselines import gradient_boosting_baseline
 from .evaluate import confusion, score
+from .smoothing import HypnogramPrior, cross_fitted
 from .splits import check_no_leakage
 from .stager import Stager
 from .stages import UNSCORED
@@ -29,6 +30,10 @@ def evaluate_cohort(
 ) -> dict:
     """Score a stager, and trees trained on ``train_table``, on the same nights.
 
+    Both get a temperature and the transitions between stages (:mod:`sleepstage.smoothing`): the adapter's own
+    if they were fitted on other people, else cross-fitted, so that nobody is scored with a temperature that
+    their own nights chose.
+
     Parameters
     ----------
     table : pandas.DataFrame
@@ -42,8 +47,9 @@ def evaluate_cohort(
     Returns
     -------
     dict
-        ``llm`` and ``baseline`` (those asked for), each as :func:`cohort_figures` gives them, the first with
-        ``epochs_per_second``; with both, ``kappa_difference_ci``, the paired 95 % interval.
+        ``llm`` and ``baseline`` (those asked for), each as :func:`cohort_figures` gives them, and with
+        ``_as_read`` behind the name the same before temperature and transitions. ``llm`` has
+        ``epochs_per_second``. With both, ``kappa_difference_ci``: the paired 95 % interval of the difference.
 
     Raises
     ------
@@ -55,22 +61,36 @@ def evaluate_cohort(
             "got neither a stager nor a training table for the baseline; there is nothing to score"
         )
     results, probabilities = {}, {}
-    subjects = table.index.unique("subject")
+    stages, subjects = table["stage"], table.index.unique("subject")
     if stager is not None:
         check_no_leakage(stager.trained_on, subjects)
         started = time.perf_counter()
-        probabilities["llm"] = stager.predict_proba(table)
+        probabilities["llm"] = stager.predict_proba(table, with_prior=False)
         seconds = time.perf_counter() - started
-        results["llm"] = cohort_figures(table["stage"], probabilities["llm"], n_resamples, seed)
-        results["llm"]["epochs_per_second"] = len(table) / seconds
     if train_table is not None:
         check_no_leakage(train_table.index.unique("subject"), subjects)
         probabilities["baseline"] = gradient_boosting_baseline(train_table, table, seed=seed)
-        results["baseline"] = cohort_figures(table["stage"], probabilities["baseline"], n_resamples, seed)
+    for name, as_read in probabilities.items():
+        prior = stager.prior if name == "llm" else HypnogramPrior.from_table(train_table)
+        probabilities[name] = _finished(prior, stages, as_read)
+        results[name] = cohort_figures(stages, probabilities[name], n_resamples, seed)
+        results[f"{name}_as_read"] = cohort_figures(stages, as_read, n_resamples, seed)
+    if stager is not None:
+        results["llm"]["epochs_per_second"] = len(table) / seconds
     if len(probabilities) == 2:
-        llm, trees = (_resampled_kappas(table["stage"], p, n_resamples, seed) for p in probabilities.values())
+        llm, trees = (_resampled_kappas(stages, p, n_resamples, seed) for p in probabilities.values())
         results["kappa_difference_ci"] = _interval(llm - trees)
     return results
+
+
+def _finished(prior: HypnogramPrior | None, stages: pd.Series, proba: pd.DataFrame) -> pd.DataFrame:
+    if prior is None:
+        return proba
+    subjects = {str(subject) for subject in stages.index.unique("subject")}
+    fitted_on_others = prior.fitted_on and subjects.isdisjoint(map(str, prior.fitted_on))
+    if fitted_on_others or len(subjects) < 2:
+        return prior.apply(proba)
+    return cross_fitted(prior, stages, proba)
 
 
 def cohort_figures(

@@ -20,6 +20,8 @@ import numpy as np
 import pandas as pd
 
 from .array_pickle import load_array_pickle
+from .feature_catalogue import PUBLISHED_N_SAMPLES, RFFT_BANDS_HZ
+from .feature_families import rfft_rest
 from .features import PUBLISHED_TABLE_COLUMNS, feature_columns
 from .recording import Recording, check_unit
 from .stages import STAGES, UNSCORED
@@ -60,7 +62,7 @@ def load_table(path: str | Path) -> pd.DataFrame:
     """Read a feature table written by :func:`save_table`, or a published one of the same layout.
 
     The ten columns of the published 58-subject table, in volts, get this package's names and
-    microvolts (:data:`sleepstage.features.PUBLISHED_TABLE_COLUMNS`).
+    microvolts (:data:`sleepstage.features.PUBLISHED_TABLE_COLUMNS`), and ``rfft_rest_uv2`` beside them.
 
     Raises
     ------
@@ -208,12 +210,19 @@ def _check_table(table: pd.DataFrame) -> None:
 
 
 def _in_our_units(table: pd.DataFrame) -> pd.DataFrame:
-    """Published columns in volts become ours in microvolts; any other table stays as it is."""
+    """Published columns in volts become ours in microvolts, with the rest of the power that they imply.
+
+    Any other table stays as it is.
+    """
     if set(table.columns) != set(PUBLISHED_TABLE_COLUMNS):
         return table
     scale = {name: factor for name, (_, factor) in PUBLISHED_TABLE_COLUMNS.items()}
     names = {name: ours for name, (ours, _) in PUBLISHED_TABLE_COLUMNS.items()}
-    return (table.astype(np.float64) * pd.Series(scale)).rename(columns=names)
+    table = (table.astype(np.float64) * pd.Series(scale)).rename(columns=names)
+    bands = [table[f"rfft_{band}_uv2"] for band in RFFT_BANDS_HZ]
+    return table.assign(
+        rfft_rest_uv2=rfft_rest(table["energy_uv2"], table["mean_uv"], bands, PUBLISHED_N_SAMPLES)
+    )
 
 
 def _plain_array(values: pd.Index) -> np.ndarray:

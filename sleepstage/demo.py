@@ -1,4 +1,4 @@
-"""The whole way in one go: read the shipped night, fine-tune on part of it, stage the rest, compare."""
+"""The whole way in one go: stage the shipped night with the shipped adapter, then learn how one is made."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from .stages import STAGES, UNSCORED
 
 log = logging.getLogger(__name__)
 
+UNSEEN = "A model that learned from other people, on a person it never saw, the whole night:"
 CAVEAT = (
     "Trained and tested on blocks of the same night of one person: "
     "these figures say nothing about other people or other nights."
@@ -30,27 +31,50 @@ CAVEAT = (
 
 
 def run_demo(out: str | Path, minutes: float = 6.0, n_steps: int = 90, seed: int = 0) -> dict:
-    """Fine-tune the offline model on blocks of the shipped night and stage the rest.
+    """Stage the shipped night with the shipped adapter; fine-tune one on blocks of it, and stage the rest.
 
     Parameters
     ----------
     out : str or Path
-        Folder for ``hypnogram.png``, ``confusion_matrix.png``, ``hypnogram.csv``, ``metrics.json`` and
-        ``adapter/``.
+        Folder for ``hypnogram.png``, ``confusion_matrix.png``, ``hypnogram.csv``, ``metrics.json``, and the
+        same with ``lesson/`` before it for what was fine-tuned here, with its ``adapter/``.
     minutes, n_steps : float, int
-        Training ends with whichever comes first.
+        The fine-tuning ends with whichever comes first.
     seed : int
 
     Returns
     -------
     dict
-        What ``metrics.json`` holds: the split, and the figures of each model on the same test epochs.
+        What the lesson's ``metrics.json`` holds: the split, and the figures of each model on the same test
+        epochs; and as ``shipped_adapter`` what the other ``metrics.json`` holds.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     prepare()
     night = load_demo()
     table = extract_features(night)
+    shipped = _stage_with_shipped_adapter(out, night, table)
+    return {**_lesson(out / "lesson", night, table, minutes, n_steps, seed), "shipped_adapter": shipped}
+
+
+def _stage_with_shipped_adapter(out: Path, night: Recording, table: pd.DataFrame) -> dict:
+    log.info("staging %s with the adapter that ships", night.recording)
+    started = time.perf_counter()
+    proba = Stager.from_pretrained().predict_proba(table)
+    metrics = {
+        "recording": night.recording,
+        "staging_seconds": round(time.perf_counter() - started, 1),
+        "figures": {"shipped adapter": score(table["stage"], proba)},
+    }
+    title = f"{night.recording}: an expert, and a language model that learned from other people"
+    _write(out, night, table, pd.Series("test", index=table.index), proba, metrics, title)
+    log.info("\n%s\n%s\n", UNSEEN, report(metrics["figures"]).to_string())
+    return metrics
+
+
+def _lesson(
+    out: Path, night: Recording, table: pd.DataFrame, minutes: float, n_steps: int, seed: int
+) -> dict:
     split = split_blocks(table)
     train, test = table[split == "train"], table[split == "test"]
     log.info("%s: %d epochs, %d to train on, %d to test", night.recording, *map(len, (table, train, test)))
@@ -81,14 +105,21 @@ def run_demo(out: str | Path, minutes: float = 6.0, n_steps: int = 90, seed: int
         "staging_seconds": round(seconds, 1),
         "figures": {name: score(test["stage"], proba[is_test]) for name, proba in hypnodensities.items()},
     }
-    _write(out, night, table, split, llm, metrics)
+    title = f"{night.recording}: an expert, and a language model fine-tuned on the grey parts of this night"
+    _write(out, night, table, split, llm, metrics, title)
     log.info("\n%s\n%s", CAVEAT, report(metrics["figures"]).to_string())
-    log.info("Everything is in %s", out)
+    log.info("Everything is in %s", out.parent)
     return metrics
 
 
 def _write(
-    out: Path, night: Recording, table: pd.DataFrame, split: pd.Series, proba: pd.DataFrame, metrics: dict
+    out: Path,
+    night: Recording,
+    table: pd.DataFrame,
+    split: pd.Series,
+    proba: pd.DataFrame,
+    metrics: dict,
+    title: str,
 ) -> None:
     predicted = most_probable_stages(proba)
     hypnogram = pd.DataFrame(
@@ -105,7 +136,6 @@ def _write(
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
 
     is_test = (split == "test").to_numpy()
-    title = f"{night.recording}: an expert, and a language model fine-tuned on the grey parts of this night"
     axes = plot_hypnogram_comparison(table["stage"], predicted, night.start, shade=~is_test, title=title)
     _save_figure(axes[0].figure, out / "hypnogram.png")
     axes = plot_confusion_matrix(table["stage"][is_test], proba[is_test])

@@ -79,6 +79,9 @@ ArthuuRRRRR/Metaheuristic-Hyperparameter-Optimization-for-Subject-Independent-Si
 (MIT), computed from Sleep-EDF Expanded.
 """
 
+PUBLISHED_N_SAMPLES = 3000
+"""Samples in an epoch of that table: 30 s at 100 Hz."""
+
 _PUBLISHED = "the published 58-subject table (see PUBLISHED_TABLE_COLUMNS)"
 _DESCRIPTIVE = "descriptive statistics (NumPy)"
 _KEDEM = "Kedem 1986, Proc IEEE 74:1477"
@@ -90,6 +93,7 @@ _WELCH = "Welch 1967, doi:10.1109/TAU.1967.1161901"
 _VALLAT = "Vallat & Walker 2021 (YASA), doi:10.7554/eLife.70092"
 _INOUYE = "Inouye et al. 1991, doi:10.1016/0013-4694(91)90138-T"
 _RAMPIL = "Rampil 1998, Anesthesiology 89:980"
+_PARSEVAL = "Parseval's theorem on the published columns (see rfft_rest)"
 _GRAY = "Gray & Markel 1974, doi:10.1109/TASSP.1974.1162572"
 
 _Row = tuple[str, str, str, str]  # name, unit, meaning, source
@@ -201,10 +205,14 @@ def _power_rows() -> list[_Row]:
 
 def _rfft_rows() -> list[_Row]:
     meaning = "sum of |rfft|² over {lo:g} ≤ f ≤ {hi:g} Hz, raw signal; grows with the epoch's length squared"
-    return [
+    bands = [
         (f"rfft_{band}_uv2", "µV²", meaning.format(lo=lo, hi=hi), _PUBLISHED)
         for band, (lo, hi) in RFFT_BANDS_HZ.items()
     ]
+    rest = (
+        "what the four bands leave of sum of |rfft|²: slow drift below them, muscle above; the offset is out"
+    )
+    return [*bands, ("rfft_rest_uv2", "µV²", rest, _PARSEVAL)]
 
 
 def _ratio_rows() -> list[_Row]:

@@ -18,6 +18,8 @@ from scipy import fft, integrate, signal, stats
 from .feature_catalogue import BANDS_HZ, BROAD_BAND_HZ, RATIOS, RFFT_BANDS_HZ, WAVELET, WAVELET_SCALES_HZ
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import ArrayLike, NDArray
 
 WELCH_WINDOW_S = 4.0  # two periods of the slowest frequency of interest, 0.5 Hz
@@ -246,10 +248,30 @@ def _power_features(freqs_hz: NDArray, psd: NDArray) -> dict[str, NDArray]:
 def _rfft_band_energies(x: NDArray, sfreq_hz: float) -> dict[str, NDArray]:
     freqs_hz = fft.rfftfreq(x.shape[1], 1 / sfreq_hz)
     energy = np.abs(fft.rfft(x, axis=1)) ** 2
-    return {
+    bands = {
         f"rfft_{band}_uv2": _select_band(freqs_hz, energy, limits)[1].sum(axis=1)
         for band, limits in RFFT_BANDS_HZ.items()
     }
+    rest = rfft_rest((x**2).sum(axis=1), x.mean(axis=1), list(bands.values()), x.shape[1])
+    return {**bands, "rfft_rest_uv2": rest}
+
+
+def rfft_rest(energy: NDArray, mean: NDArray, bands: Sequence[NDArray], n_samples: int) -> NDArray:
+    """Give what the bands leave of the sum of |rfft|²: under 0.5 Hz and over 30 Hz.
+
+    By Parseval's theorem the sum of |rfft(x)|² over the positive frequencies is (n Σx² − (n mean)²) / 2 for
+    n samples, so that it follows from columns of the published table. The three bins that two bands share
+    (4, 8 and 13 Hz) are taken off twice, which can leave a little less than nothing.
+
+    Parameters
+    ----------
+    energy, mean : ndarray, shape (n_epochs,)
+        Sum of squares and mean of an epoch's samples.
+    bands : sequence of ndarray, shape (n_epochs,)
+        The published bands' sums of |rfft|².
+    n_samples : int
+    """
+    return (n_samples * energy - (n_samples * mean) ** 2) / 2 - sum(bands)
 
 
 def _shape_features(freqs_hz: NDArray, psd: NDArray) -> dict[str, NDArray]:

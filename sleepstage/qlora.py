@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from peft import LoraConfig
 from torch.nn.functional import cross_entropy
@@ -29,7 +31,8 @@ from trl import SFTConfig, SFTTrainer
 from .base_model import OFFLINE_MODEL, compute_dtype, fingerprint, load_base, load_tokenizer, quiet_libraries
 from .dataset import data_fingerprint
 from .prompts import PromptSpec, label_token_ids, tokenizer_hash
-from .splits import recut
+from .smoothing import HypnogramPrior
+from .splits import random_pieces, recut
 from .stages import STAGES, UNSCORED
 from .windows import Windows, covering_starts, cut_windows, segments
 
@@ -40,8 +43,9 @@ IGNORED = -100  # what torch and trl call a position without a label
 class TrainingConfig:
     """The settings of a training run, each with its reason.
 
-    A step learns from ``windows_per_batch × batches_per_step`` windows. Training ends after ``n_steps``, or
-    after ``max_minutes`` if that comes first; the learning rate falls to zero towards whichever is nearer.
+    A step learns from ``windows_per_batch × batches_per_step`` windows in every process. Training ends after
+    ``n_steps``, or after ``max_minutes`` if that comes first; the learning rate falls to zero towards
+    whichever is nearer.
     """
 
     base: str = OFFLINE_MODEL  # runs anywhere without a hub
@@ -56,6 +60,7 @@ class TrainingConfig:
     batches_per_step: int = 4  # accumulated, so memory stays that of one batch
     class_weights: tuple[float, ...] = (1.0, 2.0, 1.0, 1.2, 1.4)  # N1 is rare, and macro-F1 counts it fully
     margin_epochs: int = 0  # 60 where nights were cut around sleep by the expert's stages
+    piece_share: float = 0.0  # of the nights of a pass, how many are shown as a piece of 2 to 6 hours
     checkpoint_steps: int = 50
     seed: int = 0
 
@@ -67,10 +72,12 @@ def training_windows(
     n_windows: int,
     seed: int = 0,
     margin_epochs: int = 0,
+    piece_share: float = 0.0,
 ) -> Dataset:
     """Cut labelled windows from a table: passes over its epochs, each with other window borders.
 
-    In every pass, each night loses 0 to ``margin_epochs`` epochs at both ends (:func:`sleepstage.recut`).
+    In every pass, each night loses 0 to ``margin_epochs`` epochs at both ends (:func:`sleepstage.recut`), and
+    a share of them is shown in part only (:func:`sleepstage.splits.random_pieces`).
 
     Returns
     -------
@@ -91,7 +98,7 @@ def training_windows(
     labels: list[np.ndarray] = []
     while len(input_ids) < n_windows:
         one_pass = []
-        nights = recut(table, rng, margin_epochs)
+        nights = random_pieces(recut(table, rng, margin_epochs), rng, piece_share)
         levels, stages = spec.levels(nights), nights["stage"].to_numpy()
         for run in segments(nights):
             starts = covering_starts(run.stop - run.start, spec, stride, offset=int(rng.integers(stride)))
@@ -151,7 +158,7 @@ class AnswerTrainer(SFTTrainer):
         warmup = self.args.warmup_steps
 
         def factor(step: int) -> float:
-            done = max(step / num_training_steps, self.clock.share())
+            done = max(step / num_training_steps, self.clock.share)
             return min((step + 1) / (warmup + 1), 1.0) * max(0.0, 1.0 - done)
 
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
@@ -159,21 +166,26 @@ class AnswerTrainer(SFTTrainer):
 
 
 class Clock(TrainerCallback):
-    """Stops the training after a number of minutes."""
+    """Stops the training after a number of minutes; of several processes, the first one's watch counts.
+
+    Without that, one would stop a step before the others, which would wait for it for ever.
+
+    Attributes
+    ----------
+    share : float
+        The share of the time that is used up, as of the last step.
+    """
 
     def __init__(self, max_minutes: float | None):
         self.seconds = math.inf if max_minutes is None else 60 * max_minutes
-        self.started = time.monotonic()
-
-    def share(self) -> float:
-        """Give the share of the time that is used up."""
-        return (time.monotonic() - self.started) / self.seconds
+        self.share = 0.0
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.started = time.monotonic()
 
     def on_step_end(self, args, state, control, **kwargs):
-        over = self.share() >= 1
+        self.share = broadcast_object_list([(time.monotonic() - self.started) / self.seconds])[0]
+        over = self.share >= 1
         control.should_training_stop |= over
         control.should_log |= over  # or a run shorter than logging_steps would have no curve
 
@@ -182,7 +194,13 @@ class ProgressBar(TrainerCallback):
     """Shows steps, the loss and the time that is left."""
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="fine-tuning", unit="step")
+        self.bar = tqdm(
+            total=state.max_steps,
+            initial=state.global_step,
+            desc="fine-tuning",
+            unit="step",
+            disable=not state.is_world_process_zero,
+        )
 
     def on_step_end(self, args, state, control, **kwargs):
         self.bar.update(state.global_step - self.bar.n)
@@ -195,6 +213,11 @@ class ProgressBar(TrainerCallback):
         self.bar.close()
 
 
+def n_processes() -> int:
+    """Give the number of processes that train together: one, or as many as torchrun started."""
+    return PartialState(cpu=not torch.cuda.is_available()).num_processes
+
+
 def build_trainer(
     train_table: pd.DataFrame, spec: PromptSpec, config: TrainingConfig, work: str | Path
 ) -> AnswerTrainer:
@@ -203,7 +226,10 @@ def build_trainer(
     tokenizer = load_tokenizer(config.base)
     label_ids = label_token_ids(spec.labels, tokenizer)
     n_windows = config.n_steps * config.windows_per_batch * config.batches_per_step
-    texts = training_windows(train_table, spec, tokenizer, n_windows, config.seed, config.margin_epochs)
+    n_windows *= n_processes()  # each takes its share
+    texts = training_windows(
+        train_table, spec, tokenizer, n_windows, config.seed, config.margin_epochs, config.piece_share
+    )
     with quiet_libraries():
         return AnswerTrainer(
             model=load_base(config.base, config.nf4),
@@ -211,17 +237,22 @@ def build_trainer(
             train_dataset=texts,
             processing_class=tokenizer,
             data_collator=default_data_collator,
-            peft_config=LoraConfig(
-                r=config.lora_rank,
-                lora_alpha=config.lora_alpha,
-                lora_dropout=0.0,
-                target_modules="all-linear",
-                task_type="CAUSAL_LM",
-            ),
+            peft_config=lora_config(config),
             label_ids=label_ids,
             class_weights=_normalized_weights(config.class_weights, train_table["stage"]),
             max_minutes=config.max_minutes,
         )
+
+
+def lora_config(config: TrainingConfig) -> LoraConfig:
+    """Give peft's settings: low-rank matrices beside every linear layer but the head."""
+    return LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
 
 
 def _normalized_weights(weights: tuple[float, ...], stages: pd.Series) -> torch.Tensor:
@@ -290,17 +321,19 @@ def finetune(
     """
     adapter = Path(adapter)
     work = adapter.with_name(f"{adapter.name}-checkpoints")
-    if not resume:
-        shutil.rmtree(work, ignore_errors=True)
     trainer = build_trainer(train_table, spec, config, work)
+    if not resume and trainer.is_world_process_zero():
+        shutil.rmtree(work, ignore_errors=True)
     started = time.monotonic()
     with quiet_libraries():
         trainer.train(resume_from_checkpoint=resume and any(work.glob("checkpoint-*")))
     minutes = (time.monotonic() - started) / 60
     curve = pd.DataFrame([entry for entry in trainer.state.log_history if "loss" in entry])
     curve = curve[["step", "loss", "learning_rate"]]
-    save_adapter(trainer.model, adapter, spec, _card(trainer, train_table, config, curve, minutes))
-    shutil.rmtree(work, ignore_errors=True)
+    if trainer.is_world_process_zero():  # of several processes, one writes
+        card = _card(trainer, train_table, config, curve, minutes)
+        save_adapter(trainer.model, adapter, spec, HypnogramPrior.from_table(train_table), card)
+        shutil.rmtree(work, ignore_errors=True)
     return curve
 
 
@@ -325,20 +358,28 @@ def _card(trainer, train_table, config, curve, minutes) -> dict[str, Any]:
     }
 
 
-def save_adapter(model: Any, folder: str | Path, spec: PromptSpec, card: dict[str, Any]) -> None:
-    """Write an adapter folder whole: the weights, ``prompt.json`` and ``train.json``."""
+def save_adapter(
+    model: Any, folder: str | Path, spec: PromptSpec, prior: HypnogramPrior, card: dict[str, Any]
+) -> None:
+    """Write an adapter folder whole: the weights, ``prompt.json``, ``prior.json`` and ``train.json``."""
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     model.peft_config["default"].base_model_name_or_path = str(card["base"])
+    adapter_weights = [parameter for name, parameter in model.named_parameters() if "lora_" in name]
+    for weight in adapter_weights:  # half the file; the model in hand gets the same rounded weights
+        weight.data = weight.data.half()
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         whole = Path(scratch) / folder.name
         model.save_pretrained(whole, save_embedding_layers=False)  # they are the base model's own
         (whole / "README.md").unlink(missing_ok=True)  # peft's empty template
         spec.save(whole / "prompt.json")
+        prior.save(whole / "prior.json")
         (whole / "train.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
         if folder.exists():
             shutil.rmtree(folder)
         whole.replace(folder)
+    for weight in adapter_weights:
+        weight.data = weight.data.float()
 
 
 def _plain(value: Any) -> Any:

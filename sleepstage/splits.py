@@ -108,6 +108,23 @@ def recut(table: pd.DataFrame, seed: int | np.random.Generator = 1, max_epochs: 
     return table[kept]
 
 
+def random_pieces(table: pd.DataFrame, rng: np.random.Generator, share: float) -> pd.DataFrame:
+    """Keep of some nights, chosen with the probability ``share``, a random piece of two to six hours only.
+
+    Levels within a piece differ from those within its night; who learns from both is not thrown by a
+    recording that begins late or ends early. Nights no longer than their piece stay whole.
+    """
+    kept = np.ones(len(table), dtype=bool)
+    nights = table.groupby(level=["recording", "subject"]).indices if share else {}
+    for _, rows in sorted(nights.items()):
+        length = int(rng.integers(240, 721))
+        first = int(rng.integers(0, max(1, len(rows) - length + 1)))
+        if rng.random() < share:
+            kept[rows] = False
+            kept[rows[first : first + length]] = True
+    return table[kept]
+
+
 def check_no_leakage(train_subjects: Iterable[Any], test_subjects: Iterable[Any]) -> None:
     """Refuse to test on a person who was trained on.
 

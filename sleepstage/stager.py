@@ -18,11 +18,22 @@ from peft import PeftModel
 from tqdm.auto import tqdm
 
 from .base_model import OFFLINE_MODEL, fingerprint, load_base, load_tokenizer, quiet_libraries
-from .prompts import PromptSpec, label_token_ids, tokenizer_hash
+from .prompts import NIGHT, PromptSpec, label_token_ids, tokenizer_hash
+from .smoothing import HypnogramPrior
 from .stages import STAGES
 from .windows import covering_starts, cut_windows, segments
 
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "prompt.json", "train.json")
+ADAPTER_FILES = (
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "prompt.json",
+    "prior.json",
+    "train.json",
+)
+SHIPPED_ADAPTER = Path(__file__).parent / "data" / "adapter"
+DENSE_SLEEP = 20  # epochs: ten minutes, half of them asleep, are sleep; a lone wrong epoch is not
+WAKE_MARGIN = 60  # epochs of wake kept on both sides of sleep: half an hour, as in the training nights
+LONG_WAKE = 120  # epochs of wake beyond that, from which on a night is read a second time
 
 
 class Stager:
@@ -36,13 +47,23 @@ class Stager:
         How a night becomes text.
     trained_on : sequence
         The subjects that it learned from, so that nobody tests it on them.
+    prior : HypnogramPrior, optional
+        Temperature and stage transitions that the answers get.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, spec: PromptSpec, trained_on: Sequence[Any] = ()):
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        spec: PromptSpec,
+        trained_on: Sequence[Any] = (),
+        prior: HypnogramPrior | None = None,
+    ):
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.spec = spec
         self.trained_on = tuple(trained_on)
+        self.prior = prior
         self.label_ids = label_token_ids(spec.labels, tokenizer)
 
     @classmethod
@@ -51,15 +72,20 @@ class Stager:
         return cls(load_base(base, nf4), load_tokenizer(base), spec)
 
     @classmethod
-    def from_pretrained(cls, adapter: str | Path, base: str | Path | None = None) -> Stager:
+    def from_pretrained(
+        cls, adapter: str | Path | None = None, base: str | Path | None = None, nf4: bool | None = None
+    ) -> Stager:
         """Load a fine-tuned adapter with the base model that it was trained on.
 
         Parameters
         ----------
-        adapter : str or Path
-            An adapter folder written by :func:`sleepstage.finetune`.
+        adapter : str or Path, optional
+            An adapter folder written by :func:`sleepstage.finetune`; by default the one that ships with the
+            package.
         base : str or Path, optional
             Where the base model lies, if not where it was in training.
+        nf4 : bool, optional
+            Quantize the base model, or do not; by default as in training.
 
         Raises
         ------
@@ -68,7 +94,7 @@ class Stager:
         ValueError
             If the base model or its tokenizer is not the one that the adapter was trained on.
         """
-        adapter = Path(adapter)
+        adapter = Path(adapter or SHIPPED_ADAPTER)
         missing = [name for name in ADAPTER_FILES if not (adapter / name).is_file()]
         if missing:
             raise FileNotFoundError(f"{adapter} is not an adapter folder: it lacks {', '.join(missing)}")
@@ -78,13 +104,21 @@ class Stager:
         tokenizer = load_tokenizer(base)
         _check_fits(adapter, card, base, tokenizer, spec)
         with quiet_libraries():
-            model = PeftModel.from_pretrained(load_base(base, card["nf4"]), str(adapter))
-        return cls(model, tokenizer, spec, card["subjects"])
+            base_model = load_base(base, card["nf4"] if nf4 is None else nf4)
+            model = PeftModel.from_pretrained(base_model, str(adapter))
+        return cls(model, tokenizer, spec, card["subjects"], HypnogramPrior.load(adapter / "prior.json"))
 
     def predict_proba(
-        self, table: pd.DataFrame, stride: int | None = None, windows_per_batch: int = 4
+        self,
+        table: pd.DataFrame,
+        stride: int | None = None,
+        windows_per_batch: int = 4,
+        with_prior: bool = True,
     ) -> pd.DataFrame:
         """Stage every epoch of every night in a table.
+
+        A recording with hours of wake around the night has other levels than a night. Where the first reading
+        finds more than an hour of it, sleep and half an hour on both sides are read again, on their own.
 
         Parameters
         ----------
@@ -95,13 +129,23 @@ class Stager:
             windows overlap by a third; where they do, their probabilities are averaged.
         windows_per_batch : int
             Windows read at once.
+        with_prior : bool
+            Apply the adapter's temperature and stage transitions, if it has them.
 
         Returns
         -------
         pandas.DataFrame, shape (n_epochs, 5)
             The hypnodensity: the table's index, the columns W, N1, N2, N3, REM; rows sum to 1.
         """
-        stride = stride or max(1, 2 * (self.spec.window - self.spec.look_ahead) // 3)
+        stride = stride or self.spec.default_stride
+        proba = self._read(table, stride, windows_per_batch)
+        again = _around_sleep(proba)
+        if again.any():
+            proba[again] = self._read(table[again], stride, windows_per_batch)
+        return self.prior.apply(proba) if with_prior and self.prior else proba
+
+    def _read(self, table: pd.DataFrame, stride: int, windows_per_batch: int) -> pd.DataFrame:
+        """Read a table's nights once, window by window."""
         levels = self.spec.levels(table)
         total = np.zeros((len(table), len(STAGES)))
         answers = np.zeros((len(table), 1))
@@ -131,6 +175,18 @@ class Stager:
             logits_to_keep=torch.as_tensor(positions, device=device),
         ).logits
         return logits[..., self.label_ids].float().softmax(-1).cpu().numpy().astype(np.float64)
+
+
+def _around_sleep(proba: pd.DataFrame) -> np.ndarray:
+    """Mark sleep and half an hour around it, in the nights that have more than an hour of wake besides."""
+    asleep = 1 - proba["W"]
+    chosen = np.zeros(len(proba), dtype=bool)
+    for rows in asleep.groupby(level=NIGHT, sort=False).indices.values():
+        dense = asleep.iloc[rows].rolling(DENSE_SLEEP, center=True, min_periods=1).mean() > 0.5
+        near = dense.astype(float).rolling(2 * WAKE_MARGIN + 1, center=True, min_periods=1).max() > 0
+        if dense.any() and (~near).sum() > LONG_WAKE:
+            chosen[rows] = near
+    return chosen
 
 
 def _batched(starts: np.ndarray, size: int) -> list[np.ndarray]:

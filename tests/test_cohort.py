@@ -97,7 +97,8 @@ def test_train_and_evaluate_from_the_command_line(cohort, tmp_path, tiny_base, c
     scoring = ["--subjects", "5", "6", "--baseline", "--json", str(result)]
     assert main(["evaluate", *arguments, *scoring]) == 0
     figures = json.loads(result.read_text())
-    assert set(figures) == {"llm", "baseline", "kappa_difference_ci"}
+    models = {"llm", "llm_as_read", "baseline", "baseline_as_read"}
+    assert set(figures) == models | {"kappa_difference_ci"}
     assert figures["llm"]["n_subjects"] == figures["baseline"]["n_subjects"] == 2
     assert figures["llm"]["n_epochs"] < 1600  # recut
     assert figures["llm"]["epochs_per_second"] > 0

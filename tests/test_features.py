@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import signal, stats
 
+from sleepstage.feature_families import rfft_rest
 from sleepstage.features import (
     META_COLUMNS,
     PUBLISHED_TABLE_COLUMNS,
@@ -304,6 +305,15 @@ def test_shipped_night_has_the_published_values(night_table, epoch):
     for column, published in zip(PUBLISHED_COLUMNS, PUBLISHED_ROWS[epoch], strict=True):
         ours, factor = PUBLISHED_TABLE_COLUMNS[column]
         assert_allclose(row[ours], published * factor, rtol=1e-3, err_msg=column)
+
+
+def test_the_rest_of_the_published_power_is_the_same_from_signal_and_table(night_table):
+    columns = dict(zip(PUBLISHED_COLUMNS, zip(*PUBLISHED_ROWS.values(), strict=True), strict=True))
+    volts = {name: np.array(values) for name, values in columns.items()}
+    bands = [volts[band] for band in ("delta", "theta", "alpha", "beta")]
+    from_table = rfft_rest(volts["energy"], volts["mean"], bands, N_SAMPLES) * 1e12
+    rows = [(0, "SC4001E0", epoch) for epoch in PUBLISHED_ROWS]
+    assert_allclose(night_table.loc[rows, "rfft_rest_uv2"], from_table, rtol=5e-3)
 
 
 def test_table_of_the_shipped_night(night, night_table):

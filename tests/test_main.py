@@ -33,20 +33,21 @@ def demo(tmp_path_factory):
 @pytest.mark.slow
 def test_demo_leaves_what_the_readme_says(demo):
     out, metrics = demo
-    assert {path.name for path in out.iterdir()} == {
-        "adapter", "confusion_matrix.png", "hypnogram.csv", "hypnogram.png", "metrics.json",
-    }  # fmt: skip
-    assert json.loads((out / "metrics.json").read_text()) == metrics
+    files = {"confusion_matrix.png", "hypnogram.csv", "hypnogram.png", "metrics.json"}
+    assert {path.name for path in out.iterdir()} == files | {"lesson"}
+    assert {path.name for path in (out / "lesson").iterdir()} == files | {"adapter"}
+    lesson = json.loads((out / "lesson" / "metrics.json").read_text())
+    assert lesson | {"shipped_adapter": json.loads((out / "metrics.json").read_text())} == metrics
     assert "nothing about other people" in metrics["caveat"]
-    for picture in ("hypnogram.png", "confusion_matrix.png"):
-        content = (out / picture).read_bytes()
+    for picture in out.rglob("*.png"):
+        content = picture.read_bytes()
         assert content.startswith(b"\x89PNG") and len(content) > 20_000
 
 
 @pytest.mark.slow
 def test_demo_scores_the_same_test_epochs_for_every_model(demo):
     out, metrics = demo
-    hypnogram = pd.read_csv(out / "hypnogram.csv")
+    hypnogram = pd.read_csv(out / "lesson" / "hypnogram.csv")
     tested = hypnogram[hypnogram["split"] == "test"]
     assert len(hypnogram) == 841 and hypnogram["expert"].notna().all()
     assert {figures["n_epochs"] for figures in metrics["figures"].values()} == {len(tested)}
@@ -61,7 +62,16 @@ def test_demo_adapter_stages_a_night_from_the_command_line(demo, tmp_path):
     out, _ = demo
     psg, _ = demo_paths()
     assert (
-        main(["stage", str(psg), "--adapter", str(out / "adapter"), "--out", str(tmp_path / "night.csv")])
+        main(
+            [
+                "stage",
+                str(psg),
+                "--adapter",
+                str(out / "lesson" / "adapter"),
+                "--out",
+                str(tmp_path / "night.csv"),
+            ]
+        )
         == 0
     )
     staged = pd.read_csv(tmp_path / "night.csv")

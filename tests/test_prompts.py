@@ -170,7 +170,7 @@ def test_the_shipped_night_gives_the_features_of_the_eeg(table):
 
 def test_digits_follow_what_a_table_has():
     bands = {f"rfft_{band}_uv2": [1.0, 2] for band in ("delta", "theta", "alpha", "beta")}
-    one = night(1, mean_uv=[0.0, 0], std_uv=[1.0, 2], **bands)
+    one = night(1, mean_uv=[0.0, 0], std_uv=[1.0, 2], rfft_rest_uv2=[1.0, 2], **bands)
     of_the_night = tuple(Digit(column) for column in PUBLISHED_COLUMNS)
     of_the_cohort = tuple(Digit(column, "cohort") for column in COHORT_COLUMNS)
     assert default_digits(one) == of_the_night

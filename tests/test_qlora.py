@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 import sleepstage as ss
+from sleepstage.__main__ import main
 from sleepstage.prompts import night_text
 from sleepstage.qlora import IGNORED, Clock, build_trainer
 from sleepstage.windows import cut_windows
@@ -129,7 +134,13 @@ def test_training_learns_what_digits_can_say(finetuned, table):
 def test_adapter_folder_holds_what_the_contract_says(finetuned, spec):
     adapter, _ = finetuned
     files = {file.name for file in adapter.iterdir()}
-    assert files == {"adapter_model.safetensors", "adapter_config.json", "prompt.json", "train.json"}
+    assert files == {
+        "adapter_model.safetensors",
+        "adapter_config.json",
+        "prompt.json",
+        "prior.json",
+        "train.json",
+    }
     assert ss.PromptSpec.load(adapter / "prompt.json") == spec
     card = json.loads((adapter / "train.json").read_text())
     assert card["subjects"] == [0] and card["n_epochs"] == 841 and card["steps"] == 150
@@ -175,3 +186,24 @@ def test_windows_are_never_truncated(table, smollm2_tokenizer, config, tmp_path)
     assert (batch["labels"] != IGNORED).sum(dim=1).tolist() == [58, 58]
     windows = cut_windows(long.levels(table), long, smollm2_tokenizer, np.array([0]))
     assert windows.input_ids.shape == (1, 1 + 60 * 21)
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_learns_with_twice_the_batches(table, tiny_base, tmp_path):
+    """The same four windows a step, shared out by torchrun, give the same adapter."""
+    nights = [table, table.rename({0: 1}, level="subject")]
+    cohort = ss.save_table(ss.collect(nights), tmp_path / "cohort.npz")
+    arguments = ["train", "--table", str(cohort), "--base", str(tiny_base), "--float32", "--steps", "6"]
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    assert main([*arguments, "--adapter", str(alone)]) == 0
+    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "sleepstage"]
+    subprocess.run(
+        [sys.executable, "-m", *launcher, *arguments, "--adapter", str(together)],
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    one, two = (load_file(folder / "adapter_model.safetensors") for folder in (alone, together))
+    assert one.keys() == two.keys()
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, atol=2e-4, rtol=1e-3)
+    assert json.loads((together / "train.json").read_text())["steps"] == 6

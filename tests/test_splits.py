@@ -5,7 +5,14 @@ import pandas as pd
 import pytest
 
 from sleepstage.dataset import collect
-from sleepstage.splits import check_no_leakage, partition_subjects, recut, split_blocks, split_subjects
+from sleepstage.splits import (
+    check_no_leakage,
+    partition_subjects,
+    random_pieces,
+    recut,
+    split_blocks,
+    split_subjects,
+)
 from sleepstage.stages import STAGES
 
 
@@ -102,3 +109,19 @@ def test_recut_tells_nights_of_one_name_apart():
     table = collect([night_table(subject, "night", range(200)) for subject in (1, 2)])
     lengths = recut(table).groupby(level="subject").size()
     assert lengths[1] != lengths[2] and (lengths >= 80).all()
+
+
+def test_random_pieces_are_runs_of_two_to_six_hours_of_about_that_share_of_nights():
+    table = collect([night_table(subject, f"n{subject}", range(1000)) for subject in range(60)])
+    kept = random_pieces(table, np.random.default_rng(0), share=0.5)
+    lengths = kept.groupby(level="subject").size()
+    pieces = lengths[lengths < 1000]
+    assert 20 < len(pieces) < 40 and pieces.between(240, 720).all()
+    for subject in pieces.index:
+        assert (np.diff(kept.loc[subject].index.get_level_values("epoch")) == 1).all()
+    pd.testing.assert_frame_equal(random_pieces(table, np.random.default_rng(0), share=0.0), table)
+
+
+def test_a_night_shorter_than_its_piece_stays_whole():
+    table = night_table(1, "nap", range(100))
+    pd.testing.assert_frame_equal(random_pieces(table, np.random.default_rng(0), share=1.0), table)

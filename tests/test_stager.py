@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ import torch
 import sleepstage as ss
 from sleepstage.qlora import _card as card_of
 from sleepstage.qlora import build_trainer, save_adapter
+from sleepstage.smoothing import HypnogramPrior
 
 DIGITS = (ss.Digit("std_uv"), ss.Digit("mobility"), ss.Digit("sigma_power_rel"))
 
@@ -89,7 +91,7 @@ def adapter(table, spec, tiny_base, tmp_path_factory):
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
     card = card_of(trainer, table, config, pd.DataFrame(), 0.0)
-    save_adapter(trainer.model, folder, spec, card)
+    save_adapter(trainer.model, folder, spec, HypnogramPrior.from_table(table), card)
     return folder, trainer
 
 
@@ -131,3 +133,51 @@ def test_folder_that_is_no_adapter_names_what_it_lacks(tmp_path):
 def test_table_without_a_needed_column_names_it(stager, table):
     with pytest.raises(ValueError, match="no column 'mobility'"):
         stager.predict_proba(table.drop(columns="mobility"))
+
+
+class Reader(ss.Stager):
+    """Knows the stages, but takes every 50th epoch of wake for light sleep; keeps what it was given."""
+
+    def __init__(self, spec):
+        self.spec, self.prior, self.given = spec, None, []
+
+    def _read(self, table, stride, windows_per_batch):
+        self.given.append(table)
+        proba = np.eye(5)[table["stage"]]
+        proba[::50] = np.eye(5)[1]
+        return pd.DataFrame(proba, index=table.index, columns=list(ss.STAGES))
+
+
+def with_wake_around(table, before, after):
+    """The night with that many epochs of its own wake before and after it."""
+    wake = table[table["stage"] == 0]
+    long = pd.concat([wake.iloc[np.resize(np.arange(len(wake)), n)] for n in (before, after)])
+    long = pd.concat([long.iloc[:before], table, long.iloc[before:]])
+    epochs = pd.MultiIndex.from_product([[0], ["long"], range(len(long))], names=table.index.names)
+    return long.set_axis(epochs)
+
+
+def test_a_night_in_hours_of_wake_is_read_a_second_time_on_its_own(table, spec):
+    reader = Reader(spec)
+    long = with_wake_around(table, 700, 800)
+    proba = reader.predict_proba(long)
+    first, second = reader.given
+    assert len(first) == len(long) and proba.index.equals(long.index)
+    asleep = np.flatnonzero((table["stage"] > 0).to_numpy()) + 700
+    epochs = second.index.get_level_values("epoch")
+    assert asleep[0] - 70 <= epochs[0] <= asleep[0] and asleep[-1] <= epochs[-1] <= asleep[-1] + 70
+
+
+def test_an_ordinary_night_is_read_once(table, spec):
+    reader = Reader(spec)
+    reader.predict_proba(table)
+    reader.predict_proba(table.assign(stage=0))  # nobody slept: there is nothing to read again
+    assert len(reader.given) == 2
+
+
+def test_temperature_and_transitions_are_applied_unless_refused(stager, table, spec):
+    prior = replace(HypnogramPrior.from_table(table), temperature=2.0, strength=0.5)
+    with_prior = ss.Stager(stager.model, stager.tokenizer, spec, prior=prior)
+    as_read = stager.predict_proba(table)
+    np.testing.assert_allclose(with_prior.predict_proba(table), prior.apply(as_read))
+    np.testing.assert_array_equal(with_prior.predict_proba(table, with_prior=False), as_read)
