@@ -27,10 +27,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import TrainerCallback
 from trl import SFTTrainer
 
-from sleepstage.base_model import load_base, load_tokenizer, quiet_libraries
+from sleepstage.answer_trainer import AnswerTrainer
+from sleepstage.base_model import OFFLINE_MODEL, load_base, load_tokenizer, quiet_libraries
 from sleepstage.dataset import load_table
 from sleepstage.prompts import PromptSpec, default_digits, epoch_in_words, line_tokens
-from sleepstage.qlora import AnswerTrainer, TrainingConfig, _arguments, build_trainer, lora_config
+from sleepstage.qlora import TrainingConfig, build_trainer, lora_config, training_arguments
 from sleepstage.stages import STAGES
 
 N_FLOATS = 408  # what the earlier attempt pasted for one epoch
@@ -56,13 +57,12 @@ class FullLogitsTrainer(AnswerTrainer):
     """The same loss, from the logits of every token over the whole vocabulary."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        whole = lambda input_ids, logits_to_keep: _only(model(input_ids=input_ids), logits_to_keep)  # noqa: E731
+        def whole(input_ids, logits_to_keep):
+            outputs = model(input_ids=input_ids)
+            outputs.logits = outputs.logits[:, logits_to_keep]
+            return outputs
+
         return super().compute_loss(whole, inputs, return_outputs, num_items_in_batch)
-
-
-def _only(outputs, positions):
-    outputs.logits = outputs.logits[:, positions]
-    return outputs
 
 
 def floats_in_text(row: pd.Series, rng: np.random.Generator) -> str:
@@ -73,9 +73,8 @@ def floats_in_text(row: pd.Series, rng: np.random.Generator) -> str:
 
 def plain_trainer(texts: list[str], config: TrainingConfig, work: Path) -> SFTTrainer:
     """trl's trainer as it comes: loss on every token."""
-    arguments = dataclasses.replace(
-        _arguments(config, work), dataset_kwargs=None, remove_unused_columns=True, max_steps=config.n_steps
-    )
+    arguments = training_arguments(config, work)
+    arguments.dataset_kwargs, arguments.remove_unused_columns = None, True
     return SFTTrainer(
         model=load_base(config.base, config.nf4),
         args=arguments,
@@ -121,12 +120,18 @@ def main() -> None:
     parser.add_argument("--table", type=Path, required=True, help="a feature table (.npz) with stages")
     parser.add_argument("--steps", type=int, default=4, help="timed steps of b, c and d (default: 4)")
     parser.add_argument("--nf4", action="store_true", help="quantize the base model")
+    parser.add_argument("--base", default=OFFLINE_MODEL, help="default: %(default)s")
     options = parser.parse_args()
 
     table = load_table(options.table)
     spec = PromptSpec.fit(table, default_digits(table))
     config = TrainingConfig(
-        nf4=options.nf4, n_steps=options.steps + 1, windows_per_batch=2, batches_per_step=1, warmup_steps=1
+        base=options.base,
+        nf4=options.nf4,
+        n_steps=options.steps + 1,
+        windows_per_batch=2,
+        batches_per_step=1,
+        warmup_steps=1,
     )
     few = dataclasses.replace(config, n_steps=2, windows_per_batch=1)
     many = dataclasses.replace(config, windows_per_batch=8)

@@ -46,6 +46,8 @@ _HOME = {
     "Stager": "stager",
     "cohort_figures": "cohort",
     "evaluate_cohort": "cohort",
+    "kappa_difference_ci": "cohort",
+    "load_validation": "cohort",
     "confusion": "evaluate",
     "gradient_boosting_baseline": "evaluate",
     "majority_baseline": "evaluate",

@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--table", type=Path, required=True, help="a feature table (.npz)")
     command.add_argument("--adapter", type=Path, required=True, help="the folder to write")
     command.add_argument("--validation-subjects", nargs="*", default=[], help="subjects not to train on")
+    command.add_argument("--start-from", type=Path, help="an adapter to go on from, with its prompt")
     command.add_argument("--base", default=None, help="base model: a folder or a hub name (default: offline)")
     command.add_argument("--minutes", type=float, default=60, help="time limit (default: %(default)s)")
     command.add_argument("--steps", type=int, default=2000, help="step limit (default: %(default)s)")
@@ -60,6 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--margin", type=int, default=60, help="epochs cut at random off a night's ends")
     command.add_argument(
         "--pieces", type=float, default=0.25, help="share of nights shown in part (default: %(default)s)"
+    )
+    command.add_argument(
+        "--seed", type=int, default=0, help="of first weights and order (default: %(default)s)"
     )
     command.add_argument("--float32", action="store_true", help="do not quantize the base model to NF4")
     command.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
@@ -72,6 +76,16 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--baseline", action="store_true", help="score gradient-boosted trees as well")
     command.add_argument("--train-table", type=Path, help="what the trees learn from (default: the table)")
     command.add_argument("--as-is", action="store_true", help="do not cut the nights' ends at random")
+    command.add_argument(
+        "--untuned", action="store_true", help="the adapter's base model without the adapter"
+    )
+    command.add_argument(
+        "--nf4", action=argparse.BooleanOptionalAction, help="quantize (default: as in training)"
+    )
+    command.add_argument(
+        "--fit-prior", action="store_true", help="keep the fitted temperature with the adapter"
+    )
+    command.add_argument("--hypnodensities", type=Path, help="file (.npz) for the answers to every epoch")
     command.add_argument("--json", type=Path, required=True, help="the file to write")
     command.set_defaults(command=_evaluate)
     return parser
@@ -109,7 +123,11 @@ def _train(options: argparse.Namespace) -> None:
     from .splits import partition_subjects
 
     _, table = partition_subjects(load_table(options.table), options.validation_subjects)
+    spec = PromptSpec.fit(table, default_digits(table))
+    if options.start_from:
+        spec = PromptSpec.load(options.start_from / "prompt.json")
     config = TrainingConfig(
+        start_from=str(options.start_from) if options.start_from else None,
         base=options.base or OFFLINE_MODEL,
         nf4=not options.float32,
         learning_rate=options.learning_rate,
@@ -121,33 +139,52 @@ def _train(options: argparse.Namespace) -> None:
         class_weights=(1.0, 1.5, 1.0, 1.2, 1.2),
         margin_epochs=options.margin,
         piece_share=options.pieces,
+        seed=options.seed,
     )
-    finetune(table, PromptSpec.fit(table, default_digits(table)), config, options.adapter, options.resume)
+    finetune(table, spec, config, options.adapter, options.resume)
     print(f"The adapter is in {options.adapter}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
     import json
 
+    import pandas as pd
+
     from .cohort import evaluate_cohort
-    from .dataset import load_table
+    from .dataset import load_table, save_table
     from .evaluate import report
     from .splits import partition_subjects, recut
-    from .stager import Stager
 
     table = load_table(options.table)
     if options.subjects:
         table, _ = partition_subjects(table, options.subjects)
-    stager = Stager.from_pretrained(options.adapter) if options.adapter else None
+    stager = _stager_to_score(options) if options.adapter else None
     train_table = _baseline_table(options, table, stager) if options.baseline else None
     if not options.as_is:
         table, train_table = recut(table), None if train_table is None else recut(train_table)
-    results = evaluate_cohort(table, stager, train_table)
+    results, hypnodensities = evaluate_cohort(table, stager, train_table)
+    if options.fit_prior and stager:
+        as_read = hypnodensities["llm_as_read"]
+        stager.prior.fitted(table["stage"], as_read).save(options.adapter / "prior.json")
+    if options.hypnodensities:
+        answers = [
+            hypnodensities[name].add_prefix(f"{name} ") for name in ("llm", "baseline") if name in results
+        ]
+        save_table(pd.concat(answers, axis=1).round(4).assign(stage=table["stage"]), options.hypnodensities)
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     models = {name: results[name] for name in ("llm", "baseline") if name in results}
     intervals = ["{:.3f} to {:.3f}".format(*figures["kappa_ci"]) for figures in models.values()]
     print(report(models).assign(**{"kappa, 95 %": intervals}).to_string())
+
+
+def _stager_to_score(options: argparse.Namespace) -> Stager:
+    from .stager import Stager
+
+    stager = Stager.from_pretrained(options.adapter, nf4=options.nf4)
+    if options.untuned:
+        stager.model = stager.model.unload().eval()
+    return stager
 
 
 def _baseline_table(options: argparse.Namespace, table: pd.DataFrame, stager: Stager | None) -> pd.DataFrame:

@@ -12,11 +12,13 @@ import numpy as np
 import pandas as pd
 
 from .baselines import gradient_boosting_baseline
+from .dataset import load_table
+from .download import DATA_DIR
 from .evaluate import confusion, score
 from .smoothing import HypnogramPrior, cross_fitted
 from .splits import check_no_leakage
 from .stager import Stager
-from .stages import UNSCORED
+from .stages import STAGES, UNSCORED
 
 N_RESAMPLES = 2000
 
@@ -27,7 +29,7 @@ def evaluate_cohort(
     train_table: pd.DataFrame | None = None,
     n_resamples: int = N_RESAMPLES,
     seed: int = 0,
-) -> dict:
+) -> tuple[dict, dict[str, pd.DataFrame]]:
     """Score a stager, and trees trained on ``train_table``, on the same nights.
 
     Both get a temperature and the transitions between stages (:mod:`sleepstage.smoothing`): the adapter's own
@@ -46,10 +48,12 @@ def evaluate_cohort(
 
     Returns
     -------
-    dict
+    figures : dict
         ``llm`` and ``baseline`` (those asked for), each as :func:`cohort_figures` gives them, and with
         ``_as_read`` behind the name the same before temperature and transitions. ``llm`` has
         ``epochs_per_second``. With both, ``kappa_difference_ci``: the paired 95 % interval of the difference.
+    hypnodensities : dict of str to pandas.DataFrame
+        What those answered, (n_epochs, 5) each, by the same names.
 
     Raises
     ------
@@ -60,7 +64,7 @@ def evaluate_cohort(
         raise ValueError(
             "got neither a stager nor a training table for the baseline; there is nothing to score"
         )
-    results, probabilities = {}, {}
+    probabilities = {}
     stages, subjects = table["stage"], table.index.unique("subject")
     if stager is not None:
         check_no_leakage(stager.trained_on, subjects)
@@ -70,17 +74,47 @@ def evaluate_cohort(
     if train_table is not None:
         check_no_leakage(train_table.index.unique("subject"), subjects)
         probabilities["baseline"] = gradient_boosting_baseline(train_table, table, seed=seed)
-    for name, as_read in probabilities.items():
+    for name in list(probabilities):
         prior = stager.prior if name == "llm" else HypnogramPrior.from_table(train_table)
-        probabilities[name] = _finished(prior, stages, as_read)
-        results[name] = cohort_figures(stages, probabilities[name], n_resamples, seed)
-        results[f"{name}_as_read"] = cohort_figures(stages, as_read, n_resamples, seed)
+        probabilities[f"{name}_as_read"] = probabilities[name]
+        probabilities[name] = _finished(prior, stages, probabilities[name])
+    results = {
+        name: cohort_figures(stages, proba, n_resamples, seed) for name, proba in probabilities.items()
+    }
     if stager is not None:
         results["llm"]["epochs_per_second"] = len(table) / seconds
-    if len(probabilities) == 2:
-        llm, trees = (_resampled_kappas(stages, p, n_resamples, seed) for p in probabilities.values())
-        results["kappa_difference_ci"] = _interval(llm - trees)
-    return results
+    if stager is not None and train_table is not None:
+        pair = probabilities["llm"], probabilities["baseline"]
+        results["kappa_difference_ci"] = kappa_difference_ci(stages, *pair, n_resamples, seed)
+    return results, probabilities
+
+
+def kappa_difference_ci(
+    stages: pd.Series, proba: pd.DataFrame, other: pd.DataFrame, n_resamples: int = N_RESAMPLES, seed: int = 0
+) -> list[float]:
+    """Give the 95 % interval of one model's kappa minus another's, on the same resampled people."""
+    one, two = (_resampled_kappas(stages, values, n_resamples, seed) for values in (proba, other))
+    return _interval(one - two)
+
+
+def load_validation() -> tuple[pd.Series, dict[str, pd.DataFrame]]:
+    """Load what the shipped adapter, and the trees beside it, answered about people they never saw.
+
+    Written by ``python -m sleepstage evaluate … --hypnodensities``; ``sleepstage/data/adapter/README.md`` says
+    who the people are.
+
+    Returns
+    -------
+    stages : pandas.Series of int8, shape (n_epochs,)
+        The expert's stages, indexed by ``(subject, recording, epoch)``.
+    hypnodensities : dict of str to pandas.DataFrame
+        ``llm`` and ``baseline``, (n_epochs, 5) each.
+    """
+    answers = load_table(DATA_DIR / "validation.npz")
+    columns = {name: [f"{name} {stage}" for stage in STAGES] for name in ("llm", "baseline")}
+    return answers["stage"], {
+        name: answers[chosen].set_axis(list(STAGES), axis=1) for name, chosen in columns.items()
+    }
 
 
 def _finished(prior: HypnogramPrior | None, stages: pd.Series, proba: pd.DataFrame) -> pd.DataFrame:

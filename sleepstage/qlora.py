@@ -8,7 +8,6 @@ line of the text ends.
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import tempfile
 import time
@@ -20,23 +19,20 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset
-from peft import LoraConfig
-from torch.nn.functional import cross_entropy
-from tqdm.auto import tqdm
-from transformers import PrinterCallback, TrainerCallback, default_data_collator, set_seed
-from trl import SFTConfig, SFTTrainer
+from peft import LoraConfig, load_peft_weights, set_peft_model_state_dict
+from transformers import default_data_collator, set_seed
+from trl import SFTConfig
 
+from .answer_trainer import IGNORED, AnswerTrainer
 from .base_model import OFFLINE_MODEL, compute_dtype, fingerprint, load_base, load_tokenizer, quiet_libraries
 from .dataset import data_fingerprint
 from .prompts import PromptSpec, label_token_ids, tokenizer_hash
 from .smoothing import HypnogramPrior
 from .splits import random_pieces, recut
+from .stager import load_adapter
 from .stages import STAGES, UNSCORED
 from .windows import Windows, covering_starts, cut_windows, segments
-
-IGNORED = -100  # what torch and trl call a position without a label
 
 
 @dataclass(frozen=True)
@@ -48,6 +44,7 @@ class TrainingConfig:
     whichever is nearer.
     """
 
+    start_from: str | None = None  # an adapter to go on from, instead of new low-rank matrices
     base: str = OFFLINE_MODEL  # runs anywhere without a hub
     nf4: bool = True  # the Q of QLoRA: a third of the weights' memory for a tenth of the speed on a CPU
     lora_rank: int = 16  # 4.9 M trainable parameters beside 135 M frozen ones
@@ -118,110 +115,22 @@ def _window_labels(windows: Windows, stages: np.ndarray) -> np.ndarray:
     return labels
 
 
-class AnswerTrainer(SFTTrainer):
-    """trl's trainer with cross-entropy over the five label words, at the answers only."""
-
-    def __init__(self, *args, label_ids: list[int], class_weights: torch.Tensor, max_minutes=None, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.label_ids = label_ids
-        self.class_weights = class_weights
-        self.clock = Clock(max_minutes)
-        self.remove_callback(PrinterCallback)  # a dictionary a line; the bar says the same
-        self.add_callback(self.clock)
-        self.add_callback(ProgressBar())
-        # trl leaves the adapter of a quantized model in bfloat16, which a T4's gradient scaler refuses.
-        for parameter in self.model.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        labels = inputs["labels"]  # (B, T) stage codes, not vocabulary ids
-        answers = (labels != IGNORED).any(dim=0).nonzero().squeeze(-1)  # (A,)
-        outputs = model(input_ids=inputs["input_ids"], logits_to_keep=answers)
-        outputs.logits = outputs.logits[..., self.label_ids].float()  # (B, A, 5)
-        targets = labels[:, answers]
-        total = cross_entropy(
-            outputs.logits.flatten(0, 1),
-            targets.flatten(),
-            weight=self.class_weights.to(targets.device),
-            ignore_index=IGNORED,
-            reduction="sum",
-        )
-        if num_items_in_batch is None:
-            loss = total / (targets != IGNORED).sum()
-        else:  # a sum over all accumulated batches and processes; their mean is taken later by DDP
-            loss = total / num_items_in_batch * self.accelerator.num_processes
-        return (loss, outputs) if return_outputs else loss
-
-    def create_scheduler(self, num_training_steps, optimizer=None):
-        """Warm up, then fall linearly to zero towards the last step or the last minute."""
-        warmup = self.args.warmup_steps
-
-        def factor(step: int) -> float:
-            done = max(step / num_training_steps, self.clock.share)
-            return min((step + 1) / (warmup + 1), 1.0) * max(0.0, 1.0 - done)
-
-        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
-        return self.lr_scheduler
-
-
-class Clock(TrainerCallback):
-    """Stops the training after a number of minutes; of several processes, the first one's watch counts.
-
-    Without that, one would stop a step before the others, which would wait for it for ever.
-
-    Attributes
-    ----------
-    share : float
-        The share of the time that is used up, as of the last step.
-    """
-
-    def __init__(self, max_minutes: float | None):
-        self.seconds = math.inf if max_minutes is None else 60 * max_minutes
-        self.share = 0.0
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.started = time.monotonic()
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.share = broadcast_object_list([(time.monotonic() - self.started) / self.seconds])[0]
-        over = self.share >= 1
-        control.should_training_stop |= over
-        control.should_log |= over  # or a run shorter than logging_steps would have no curve
-
-
-class ProgressBar(TrainerCallback):
-    """Shows steps, the loss and the time that is left."""
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.bar = tqdm(
-            total=state.max_steps,
-            initial=state.global_step,
-            desc="fine-tuning",
-            unit="step",
-            disable=not state.is_world_process_zero,
-        )
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.bar.update(state.global_step - self.bar.n)
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if "loss" in (logs or {}):
-            self.bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self.bar.close()
-
-
 def n_processes() -> int:
     """Give the number of processes that train together: one, or as many as torchrun started."""
     return PartialState(cpu=not torch.cuda.is_available()).num_processes
 
 
 def build_trainer(
-    train_table: pd.DataFrame, spec: PromptSpec, config: TrainingConfig, work: str | Path
+    train_table: pd.DataFrame,
+    spec: PromptSpec,
+    config: TrainingConfig,
+    work: str | Path,
+    whole_model: Any = None,
 ) -> AnswerTrainer:
-    """Put base model, adapter, texts and settings together; see :func:`finetune`."""
+    """Put base model, adapter, texts and settings together; see :func:`finetune`.
+
+    With a ``whole_model`` there is no adapter: all of that model's weights are trained.
+    """
     set_seed(config.seed)  # the adapter's first weights are random, and not every trl seeds them
     tokenizer = load_tokenizer(config.base)
     label_ids = label_token_ids(spec.labels, tokenizer)
@@ -231,17 +140,26 @@ def build_trainer(
         train_table, spec, tokenizer, n_windows, config.seed, config.margin_epochs, config.piece_share
     )
     with quiet_libraries():
-        return AnswerTrainer(
-            model=load_base(config.base, config.nf4),
-            args=_arguments(config, work),
+        trainer = AnswerTrainer(
+            model=whole_model or _model(config),
+            args=training_arguments(config, work),
             train_dataset=texts,
             processing_class=tokenizer,
             data_collator=default_data_collator,
-            peft_config=lora_config(config),
+            peft_config=None if whole_model or config.start_from else lora_config(config),
             label_ids=label_ids,
             class_weights=_normalized_weights(config.class_weights, train_table["stage"]),
             max_minutes=config.max_minutes,
         )
+    if config.start_from:  # once more: trl rounds the adapter of a quantized model to bfloat16
+        set_peft_model_state_dict(trainer.model, load_peft_weights(config.start_from, device="cpu"))
+    return trainer
+
+
+def _model(config: TrainingConfig) -> Any:
+    if config.start_from is None:
+        return load_base(config.base, config.nf4)
+    return load_adapter(Path(config.start_from), config.base, config.nf4, trainable=True)[0]
 
 
 def lora_config(config: TrainingConfig) -> LoraConfig:
@@ -264,7 +182,8 @@ def _normalized_weights(weights: tuple[float, ...], stages: pd.Series) -> torch.
     return torch.tensor(weight / weight[scored].mean(), dtype=torch.float32)
 
 
-def _arguments(config: TrainingConfig, work: str | Path) -> SFTConfig:
+def training_arguments(config: TrainingConfig, work: str | Path) -> SFTConfig:
+    """Give trl's settings; ``work`` is the folder for checkpoints."""
     on_cpu = not torch.cuda.is_available()
     return SFTConfig(
         output_dir=str(work),
@@ -340,6 +259,10 @@ def finetune(
 def _card(trainer, train_table, config, curve, minutes) -> dict[str, Any]:
     """Give what ``train.json`` says about a run."""
     scored = train_table[train_table["stage"] != UNSCORED]
+    subjects = {_plain(subject) for subject in scored.index.get_level_values("subject")}
+    if config.start_from is not None:  # it has not forgotten whom it learned from before
+        before = json.loads((Path(config.start_from) / "train.json").read_text(encoding="utf-8"))
+        subjects |= set(before["subjects"])
     tokenizer = trainer.processing_class
     return {
         "base": config.base,
@@ -348,7 +271,7 @@ def _card(trainer, train_table, config, curve, minutes) -> dict[str, Any]:
         "tokenizer_hash": tokenizer_hash(tokenizer),
         "label_token_ids": trainer.label_ids,
         "data_fingerprint": data_fingerprint(train_table),
-        "subjects": sorted({_plain(s) for s in scored.index.get_level_values("subject")}, key=str),
+        "subjects": sorted(subjects, key=str),
         "n_epochs": len(scored),
         "stage_counts": {name: int((scored["stage"] == code).sum()) for code, name in enumerate(STAGES)},
         "settings": asdict(config),

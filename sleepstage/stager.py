@@ -95,18 +95,9 @@ class Stager:
             If the base model or its tokenizer is not the one that the adapter was trained on.
         """
         adapter = Path(adapter or SHIPPED_ADAPTER)
-        missing = [name for name in ADAPTER_FILES if not (adapter / name).is_file()]
-        if missing:
-            raise FileNotFoundError(f"{adapter} is not an adapter folder: it lacks {', '.join(missing)}")
-        card = json.loads((adapter / "train.json").read_text(encoding="utf-8"))
-        base = card["base"] if base is None else base
-        spec = PromptSpec.load(adapter / "prompt.json")
-        tokenizer = load_tokenizer(base)
-        _check_fits(adapter, card, base, tokenizer, spec)
-        with quiet_libraries():
-            base_model = load_base(base, card["nf4"] if nf4 is None else nf4)
-            model = PeftModel.from_pretrained(base_model, str(adapter))
-        return cls(model, tokenizer, spec, card["subjects"], HypnogramPrior.load(adapter / "prior.json"))
+        model, tokenizer, card = load_adapter(adapter, base, nf4)
+        spec, prior = PromptSpec.load(adapter / "prompt.json"), HypnogramPrior.load(adapter / "prior.json")
+        return cls(model, tokenizer, spec, card["subjects"], prior)
 
     def predict_proba(
         self,
@@ -175,6 +166,26 @@ class Stager:
             logits_to_keep=torch.as_tensor(positions, device=device),
         ).logits
         return logits[..., self.label_ids].float().softmax(-1).cpu().numpy().astype(np.float64)
+
+
+def load_adapter(
+    adapter: Path, base: str | Path | None = None, nf4: bool | None = None, trainable: bool = False
+) -> tuple[PeftModel, Any, dict[str, Any]]:
+    """Load an adapter on its base model, checked to be the one it was trained on.
+
+    Returns the model, its tokenizer and what ``train.json`` says; see :meth:`Stager.from_pretrained`.
+    """
+    missing = [name for name in ADAPTER_FILES if not (adapter / name).is_file()]
+    if missing:
+        raise FileNotFoundError(f"{adapter} is not an adapter folder: it lacks {', '.join(missing)}")
+    card = json.loads((adapter / "train.json").read_text(encoding="utf-8"))
+    base = card["base"] if base is None else base
+    tokenizer = load_tokenizer(base)
+    _check_fits(adapter, card, base, tokenizer, PromptSpec.load(adapter / "prompt.json"))
+    with quiet_libraries():
+        base_model = load_base(base, card["nf4"] if nf4 is None else nf4)
+        model = PeftModel.from_pretrained(base_model, str(adapter), is_trainable=trainable)
+    return model, tokenizer, card
 
 
 def _around_sleep(proba: pd.DataFrame) -> np.ndarray:

@@ -11,6 +11,7 @@ from sklearn.metrics import cohen_kappa_score
 import sleepstage as ss
 from sleepstage.__main__ import main
 from sleepstage.cohort import _kappas, cohort_figures, evaluate_cohort
+from sleepstage.smoothing import HypnogramPrior
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +95,8 @@ def test_train_and_evaluate_from_the_command_line(cohort, tmp_path, tiny_base, c
     assert main(["train", *arguments, *training]) == 0
     card = json.loads((adapter / "train.json").read_text())
     assert card["subjects"] == [0, 1, 2, 3, 4, 7]
-    scoring = ["--subjects", "5", "6", "--baseline", "--json", str(result)]
+    scoring = ["--subjects", "5", "6", "--baseline", "--json", str(result), "--fit-prior"]
+    scoring += ["--hypnodensities", str(tmp_path / "night.npz")]
     assert main(["evaluate", *arguments, *scoring]) == 0
     figures = json.loads(result.read_text())
     models = {"llm", "llm_as_read", "baseline", "baseline_as_read"}
@@ -104,5 +106,10 @@ def test_train_and_evaluate_from_the_command_line(cohort, tmp_path, tiny_base, c
     assert figures["llm"]["epochs_per_second"] > 0
     assert figures["baseline"]["kappa"] > 0.3 > figures["llm"]["kappa"]
     assert "baseline" in capsys.readouterr().out
+    answers = ss.load_table(tmp_path / "night.npz")
+    trees = answers[[f"baseline {stage}" for stage in ss.STAGES]].set_axis(list(ss.STAGES), axis=1)
+    assert ss.score(answers["stage"], trees)["kappa"] == pytest.approx(figures["baseline"]["kappa"], abs=2e-3)
+    prior = HypnogramPrior.load(adapter / "prior.json")
+    assert prior.fitted_on == (5, 6) and prior.temperature != 1
     assert main(["evaluate", *arguments, "--subjects", "4", "5", "--json", str(result)]) == 1
     assert "subjects 4 are in training and in test" in capsys.readouterr().err

@@ -15,8 +15,9 @@ from transformers import TrainerCallback
 
 import sleepstage as ss
 from sleepstage.__main__ import main
+from sleepstage.answer_trainer import IGNORED, Clock
 from sleepstage.prompts import night_text
-from sleepstage.qlora import IGNORED, Clock, build_trainer
+from sleepstage.qlora import build_trainer
 from sleepstage.windows import cut_windows
 
 DIGITS = (ss.Digit("std_uv"), ss.Digit("mobility"))
@@ -146,6 +147,20 @@ def test_adapter_folder_holds_what_the_contract_says(finetuned, spec):
     assert card["subjects"] == [0] and card["n_epochs"] == 841 and card["steps"] == 150
     assert card["stage_counts"] == {"W": 188, "N1": 58, "N2": 250, "N3": 220, "REM": 125}
     assert not list(adapter.parent.glob("*checkpoints"))
+
+
+def test_training_goes_on_from_an_adapter_and_remembers_its_people(finetuned, table, spec, config, tmp_path):
+    adapter, _ = finetuned
+    other = table.rename({0: 7}, level="subject")
+    going_on = replace(config, start_from=str(adapter), n_steps=2, learning_rate=0.0)
+    ss.finetune(other, spec, going_on, tmp_path / "more")
+    before, after = (
+        load_file(folder / "adapter_model.safetensors") for folder in (adapter, tmp_path / "more")
+    )
+    assert before.keys() == after.keys()
+    for name, weight in before.items():
+        torch.testing.assert_close(after[name], weight, atol=0, rtol=0)
+    assert json.loads((tmp_path / "more" / "train.json").read_text())["subjects"] == [0, 7]
 
 
 def test_interrupted_training_resumes_from_its_checkpoint(table, spec, config, tmp_path):
