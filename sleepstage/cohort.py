@@ -100,8 +100,8 @@ def kappa_difference_ci(
 def load_validation() -> tuple[pd.Series, dict[str, pd.DataFrame]]:
     """Load what the shipped adapter, and the trees beside it, answered about people they never saw.
 
-    Written by ``python -m sleepstage evaluate … --hypnodensities``; ``sleepstage/data/adapter/README.md`` says
-    who the people are.
+    Written by ``python -m sleepstage evaluate … --hypnodensities``; ``sleepstage/data/adapter/README.md``
+    says who the people are.
 
     Returns
     -------
