@@ -42,7 +42,9 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("stage", help="stage a night with a fine-tuned adapter")
     command.add_argument("psg", type=Path, help="an EDF file")
-    command.add_argument("--adapter", type=Path, help="a folder written by train (default: the one that ships)")
+    command.add_argument(
+        "--adapter", type=Path, help="a folder written by train (default: the one that ships)"
+    )
     command.add_argument("--channel", default="EEG Fpz-Cz", help="the EEG channel (default: %(default)s)")
     command.add_argument("--out", type=Path, required=True, help="CSV file for stages and probabilities")
     command.set_defaults(command=_stage)
