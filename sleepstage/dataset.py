@@ -21,9 +21,9 @@ import pandas as pd
 
 from .array_pickle import load_array_pickle
 from .feature_catalogue import PUBLISHED_N_SAMPLES, RFFT_BANDS_HZ
-from .feature_families import rfft_rest
 from .features import PUBLISHED_TABLE_COLUMNS, feature_columns
 from .recording import Recording, check_unit
+from .spectral_family import rfft_rest
 from .stages import STAGES, UNSCORED
 
 INDEX = ("subject", "recording", "epoch")

@@ -162,7 +162,7 @@ def describe_features() -> pd.DataFrame:
         "hjorth": _HJORTH_ROWS,
         "wavelet": _wavelet_rows(),
         "moment": _MOMENT_ROWS,
-        "spectral": (*_power_rows(), *_ratio_rows(), *_rfft_rows(), *_SHAPE_ROWS),
+        "spectral": (*_power_rows(), *_ratio_rows(), *_SHAPE_ROWS, *_rfft_rows()),
     }
     rows = [(name, family, *rest) for family, members in families.items() for name, *rest in members]
     return pd.DataFrame(rows, columns=["feature", "family", "unit", "meaning", "source"]).set_index("feature")

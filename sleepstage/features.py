@@ -1,7 +1,7 @@
 """The feature table of a night: the five families assembled, bad epochs named.
 
-The families are in :mod:`sleepstage.feature_families`, what their features mean is in
-:mod:`sleepstage.feature_catalogue`; both are public here.
+The families are in :mod:`sleepstage.feature_families` and :mod:`sleepstage.spectral_family`, what their
+features mean is in :mod:`sleepstage.feature_catalogue`; all are public here.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from .feature_families import (
     as_epochs,
     hjorth_features,
     moment_features,
-    spectral_features,
     time_features,
     wavelet_features,
 )
+from .spectral_family import spectral_features
 from .stages import UNSCORED
 
 if TYPE_CHECKING:

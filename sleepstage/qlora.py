@@ -271,10 +271,11 @@ def _card(trainer, train_table, config, curve, minutes) -> dict[str, Any]:
         "tokenizer_hash": tokenizer_hash(tokenizer),
         "label_token_ids": trainer.label_ids,
         "data_fingerprint": data_fingerprint(train_table),
-        "subjects": sorted(subjects, key=str),
+        "subjects": sorted(subjects, key=lambda subject: (isinstance(subject, str), subject)),
         "n_epochs": len(scored),
         "stage_counts": {name: int((scored["stage"] == code).sum()) for code, name in enumerate(STAGES)},
         "settings": asdict(config),
+        "processes": n_processes(),
         "steps": trainer.state.global_step,
         "minutes": round(minutes, 2),
         "curve": curve.to_dict("records"),
@@ -295,6 +296,7 @@ def save_adapter(
         whole = Path(scratch) / folder.name
         model.save_pretrained(whole, save_embedding_layers=False)  # they are the base model's own
         (whole / "README.md").unlink(missing_ok=True)  # peft's empty template
+        _keep_only_what_is_set(whole / "adapter_config.json")
         spec.save(whole / "prompt.json")
         prior.save(whole / "prior.json")
         (whole / "train.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
@@ -303,6 +305,13 @@ def save_adapter(
         whole.replace(folder)
     for weight in adapter_weights:
         weight.data = weight.data.float()
+
+
+def _keep_only_what_is_set(config: Path) -> None:
+    """Drop the settings that are off: an older peft does not know a newer one's."""
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    kept = {name: value for name, value in settings.items() if value not in (None, False, {})}
+    config.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
 def _plain(value: Any) -> Any:

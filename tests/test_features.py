@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import signal, stats
 
-from sleepstage.feature_families import rfft_rest
 from sleepstage.features import (
     META_COLUMNS,
     PUBLISHED_TABLE_COLUMNS,
@@ -29,6 +28,7 @@ from sleepstage.features import (
     wavelet_features,
 )
 from sleepstage.recording import Recording, load_demo
+from sleepstage.spectral_family import rfft_rest
 
 SFREQ_HZ = 100.0
 N_SAMPLES = 3000
