@@ -184,7 +184,7 @@ def test_clock_stops_training_in_time_and_the_last_step_is_in_the_curve(table, s
     hurried = replace(config, n_steps=500, max_minutes=1e-6)  # over before the first regular log
     curve = ss.finetune(table, spec, hurried, tmp_path / "adapter")
     assert curve["step"].tolist() == [1]
-    assert Clock(None).share() == 0
+    assert Clock(None).share == 0
 
 
 def test_other_number_of_class_weights_is_refused(table, spec, config, tmp_path):
