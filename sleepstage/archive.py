@@ -72,6 +72,7 @@ def check_zip(archive: Path, how_else: str, n_members: int, is_member: Callable[
         with zipfile.ZipFile(archive) as content:
             damaged = content.testzip()
             found = sum(map(is_member, content.namelist()))
+    # zipfile's NotImplementedError: a compression that it does not know
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
         raise ValueError(
             f"{archive} ({archive.stat().st_size:,} bytes) is cut off or damaged ({error}). Delete it.\n"

@@ -54,7 +54,7 @@ COHORT_COLUMNS = ("rfft_delta_uv2", "rfft_alpha_uv2", "rfft_beta_uv2", "rfft_res
 """What is also compared with other people, when there are any in training.
 
 These two fours were found with a small recurrent network on people held out of training: it read eight digits
-as well as twelve, and lost .03 of kappa without the beta power's level over people.
+as well as twelve (``benchmarks/runs.csv`` has the figures, ``benchmarks/digits.py`` is such a network).
 """
 
 
