@@ -54,6 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--adapter", type=Path, required=True, help="the folder to write")
     command.add_argument("--validation-subjects", nargs="*", default=[], help="subjects not to train on")
     command.add_argument("--start-from", type=Path, help="an adapter to go on from, with its prompt")
+    command.add_argument(
+        "--two-way", action="store_true", help="every token sees the whole window, not only what precedes it"
+    )
     command.add_argument("--base", default=None, help="base model: a folder or a hub name (default: offline)")
     command.add_argument("--minutes", type=float, default=60, help="time limit (default: %(default)s)")
     command.add_argument("--steps", type=int, default=2000, help="step limit (default: %(default)s)")
@@ -118,6 +121,8 @@ def _stage(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
+    from dataclasses import replace
+
     from .base_model import OFFLINE_MODEL
     from .dataset import load_table
     from .prompts import PromptSpec, default_digits
@@ -128,6 +133,7 @@ def _train(options: argparse.Namespace) -> None:
     spec = PromptSpec.fit(table, default_digits(table))
     if options.start_from:
         spec = PromptSpec.load(options.start_from / "prompt.json")
+    spec = replace(spec, two_way=spec.two_way or options.two_way)
     config = TrainingConfig(
         start_from=str(options.start_from) if options.start_from else None,
         base=options.base or OFFLINE_MODEL,
@@ -181,12 +187,15 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _stager_to_score(options: argparse.Namespace) -> Stager:
+    from dataclasses import replace
+
     from .stager import Stager
 
     stager = Stager.from_pretrained(options.adapter, nf4=options.nf4)
-    if options.untuned:
-        stager.model = stager.model.unload().eval()
-    return stager
+    if not options.untuned:
+        return stager
+    one_way = replace(stager.spec, two_way=False)  # as it was pre-trained
+    return Stager(stager.model.unload(), stager.tokenizer, one_way, stager.trained_on, stager.prior)
 
 
 def _baseline_table(options: argparse.Namespace, table: pd.DataFrame, stager: Stager | None) -> pd.DataFrame:

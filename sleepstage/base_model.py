@@ -124,6 +124,18 @@ def load_base(base: str | Path, nf4: bool = True) -> Any:
     return model
 
 
+def set_reading(model: Any, two_way: bool) -> None:
+    """Let every token of a text see all others, or only those before it.
+
+    A model pre-trained from left to right learns to read both ways with a low-rank adapter (LLM2Vec;
+    BehnamGhader et al., 2024). Texts must come without padding and without an attention mask of their own.
+    """
+    model.config.is_causal = not two_way  # transformers makes no causal mask when this is False, …
+    for module in model.modules():
+        if hasattr(module, "is_causal"):
+            module.is_causal = not two_way  # … and attention without a mask asks its own module
+
+
 def device() -> str:
     """Give ``"cuda:0"`` where there is a GPU, else ``"cpu"``."""
     return "cuda:0" if torch.cuda.is_available() else "cpu"

@@ -103,6 +103,9 @@ class PromptSpec:
     look_ahead : int
         The answer after line t is for the epoch at line t − look_ahead, so that the model, which reads
         from left to right, has seen what comes next.
+    two_way : bool
+        Every token sees the whole window, what follows it too, as in an encoder; otherwise a token sees
+        only what stands before it.
     """
 
     digits: tuple[Digit, ...]
@@ -110,6 +113,7 @@ class PromptSpec:
     labels: tuple[str, ...] = (" Wake", " Light", " Medium", " Deep", " REM")
     window: int = 40
     look_ahead: int = 6
+    two_way: bool = False
 
     def __post_init__(self) -> None:
         if not self.digits:

@@ -25,7 +25,15 @@ from transformers import default_data_collator, set_seed
 from trl import SFTConfig
 
 from .answer_trainer import IGNORED, AnswerTrainer
-from .base_model import OFFLINE_MODEL, compute_dtype, fingerprint, load_base, load_tokenizer, quiet_libraries
+from .base_model import (
+    OFFLINE_MODEL,
+    compute_dtype,
+    fingerprint,
+    load_base,
+    load_tokenizer,
+    quiet_libraries,
+    set_reading,
+)
 from .dataset import data_fingerprint
 from .prompts import PromptSpec, label_token_ids, tokenizer_hash
 from .smoothing import HypnogramPrior
@@ -151,6 +159,7 @@ def build_trainer(
             class_weights=_normalized_weights(config.class_weights, train_table["stage"]),
             max_minutes=config.max_minutes,
         )
+    set_reading(trainer.model, spec.two_way)
     if config.start_from:  # once more: trl rounds the adapter of a quantized model to bfloat16
         set_peft_model_state_dict(trainer.model, load_peft_weights(config.start_from, device="cpu"))
     return trainer

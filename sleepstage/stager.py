@@ -17,7 +17,14 @@ import torch
 from peft import PeftModel
 from tqdm.auto import tqdm
 
-from .base_model import OFFLINE_MODEL, fingerprint, load_base, load_tokenizer, quiet_libraries
+from .base_model import (
+    OFFLINE_MODEL,
+    fingerprint,
+    load_base,
+    load_tokenizer,
+    quiet_libraries,
+    set_reading,
+)
 from .prompts import NIGHT, PromptSpec, label_token_ids, tokenizer_hash
 from .smoothing import HypnogramPrior
 from .stages import STAGES
@@ -60,6 +67,7 @@ class Stager:
         prior: HypnogramPrior | None = None,
     ):
         self.model = model.eval()
+        set_reading(model, spec.two_way)
         self.tokenizer = tokenizer
         self.spec = spec
         self.trained_on = tuple(trained_on)
@@ -189,14 +197,20 @@ def load_adapter(
 
 
 def _around_sleep(proba: pd.DataFrame) -> np.ndarray:
-    """Mark sleep and half an hour around it, in the nights that have more than an hour of wake besides."""
+    """Mark a night from half an hour before sleep to half an hour after, if more than an hour lies outside.
+
+    Wake in the middle of the night belongs to it, however long.
+    """
     asleep = 1 - proba["W"]
     chosen = np.zeros(len(proba), dtype=bool)
     for rows in asleep.groupby(level=NIGHT, sort=False).indices.values():
         dense = asleep.iloc[rows].rolling(DENSE_SLEEP, center=True, min_periods=1).mean() > 0.5
-        near = dense.astype(float).rolling(2 * WAKE_MARGIN + 1, center=True, min_periods=1).max() > 0
-        if dense.any() and (~near).sum() > LONG_WAKE:
-            chosen[rows] = near
+        if dense.any():
+            asleep_at = np.flatnonzero(dense)
+            first, last = max(0, asleep_at[0] - WAKE_MARGIN), asleep_at[-1] + WAKE_MARGIN
+            night = rows[first : last + 1]
+            if len(rows) - len(night) > LONG_WAKE:
+                chosen[night] = True
     return chosen
 
 

@@ -13,6 +13,7 @@ import sleepstage as ss
 from sleepstage.qlora import _card as card_of
 from sleepstage.qlora import build_trainer, save_adapter
 from sleepstage.smoothing import HypnogramPrior
+from sleepstage.windows import cut_windows
 
 DIGITS = (ss.Digit("std_uv"), ss.Digit("mobility"), ss.Digit("sigma_power_rel"))
 
@@ -49,6 +50,19 @@ def test_answer_is_the_softmax_over_the_words_after_the_epochs_own_text(stager, 
         logits = stager.model(torch.tensor([ids])).logits[0, -1]
     words = [stager.tokenizer(word, add_special_tokens=False).input_ids[0] for word in spec.labels]
     np.testing.assert_allclose(proba.iloc[epoch], logits[words].softmax(-1), atol=1e-5)
+
+
+@pytest.mark.parametrize("two_way", [False, True])
+def test_a_two_way_reader_sees_what_follows_beyond_the_look_ahead(tiny_base, table, spec, two_way):
+    """Windows of 12 lines: the first epoch is answered after line 4, and only line 12 is changed."""
+    stager = ss.Stager.from_base(replace(spec, two_way=two_way), tiny_base, nf4=False)
+    levels = spec.levels(table)[:12]
+    changed = np.concatenate([levels[:-1], 10 - levels[-1:]])
+    windows = [
+        cut_windows(lines, stager.spec, stager.tokenizer, np.array([0])) for lines in (levels, changed)
+    ]
+    one, other = (stager._answer(each.input_ids, each.positions)[0, spec.look_ahead] for each in windows)
+    assert (np.abs(one - other).max() > 1e-7) == two_way
 
 
 def test_overlapping_windows_are_averaged(stager, table):
