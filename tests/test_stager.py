@@ -183,8 +183,11 @@ def test_a_night_in_hours_of_wake_is_read_a_second_time_on_its_own(table, spec):
 
 
 def test_an_ordinary_night_is_read_once(table, spec):
+    """Even if hours of it are wake, as long as there is sleep before and after."""
     reader = Reader(spec)
-    reader.predict_proba(table)
+    stages = table["stage"].to_numpy().copy()
+    stages[300:550] = 0
+    reader.predict_proba(table.assign(stage=stages))
     reader.predict_proba(table.assign(stage=0))  # nobody slept: there is nothing to read again
     assert len(reader.given) == 2
 
