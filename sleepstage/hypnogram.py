@@ -1,4 +1,4 @@
-"""Reading a hypnogram from EDF+ annotations and laying it on the epochs of its signal."""
+"""Reading a hypnogram, from EDF+ annotations or a text file, and laying it on the epochs of its signal."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import mne
 import numpy as np
 
 from .edf import edf_header, explaining_damage, open_edf
+from .hypnogram_text import SUFFIXES, Spans, read_text_hypnogram
 from .stages import ANNOTATION_CODES, UNSCORED
 
 EPOCH_S: int = 30
@@ -18,6 +19,8 @@ EPOCH_S: int = 30
 # Onsets may be off by the rounding of the program that wrote them, but not by a sample at 100 Hz.
 _GRID_TOLERANCE_S = 0.01
 
+_TWENTY_SECONDS = "Epochs of 20 s cannot be laid on epochs of 30 s without guessing; score the night in 30 s."
+
 
 def align_stages(hypnogram: Path, psg_start: datetime | None, n_epochs: int) -> np.ndarray:
     """Lay the stages of a hypnogram on the epochs of its signal, by the start times of both.
@@ -25,7 +28,8 @@ def align_stages(hypnogram: Path, psg_start: datetime | None, n_epochs: int) -> 
     Parameters
     ----------
     hypnogram : pathlib.Path
-        EDF+ file whose annotations are stages.
+        EDF+ file whose annotations are stages, or a text file (``.csv``, ``.tsv``, ``.txt``; see
+        :func:`sleepstage.hypnogram_text.read_text_hypnogram`), whose times count from the signal's start.
     psg_start : datetime.datetime or None
         Start of the signal.
     n_epochs : int
@@ -47,19 +51,15 @@ def align_stages(hypnogram: Path, psg_start: datetime | None, n_epochs: int) -> 
     UserWarning
         If a start time is missing, or scored epochs lie outside the signal.
     """
-    annotations, hypnogram_start = _read_hypnogram(hypnogram)
-    codes = _stage_codes(annotations.description, hypnogram)
-    if psg_start is None or hypnogram_start is None:
-        delay_s = 0.0
-        warnings.warn(
-            f"The header of {hypnogram} or of its signal gives no start: they are taken to start together.",
-            stacklevel=3,
-        )
+    if hypnogram.suffix.lower() in SUFFIXES:
+        spans, hypnogram_start, delay_s = read_text_hypnogram(hypnogram, EPOCH_S), psg_start, 0.0
+        _check_length(spans, n_epochs, hypnogram)
     else:
-        delay_s = (hypnogram_start - psg_start).total_seconds()
-    first, count = _epoch_spans(annotations.onset + delay_s, annotations.duration, hypnogram)
+        spans, hypnogram_start = _read_annotations(hypnogram)
+        delay_s = _delay_s(hypnogram_start, psg_start, hypnogram)
+    first, count = _epoch_spans(spans.onset_s + delay_s, spans.duration_s, hypnogram)
     _check_order(first, first + count, hypnogram)
-    code = np.repeat(codes, count)
+    code = np.repeat(spans.codes, count)
     epoch = np.concatenate([np.arange(f, f + c) for f, c in zip(first, count, strict=True)])
     inside = (epoch >= 0) & (epoch < n_epochs)
     if not inside.any():
@@ -80,13 +80,41 @@ def align_stages(hypnogram: Path, psg_start: datetime | None, n_epochs: int) -> 
     return stages
 
 
-def _read_hypnogram(path: Path) -> tuple[mne.Annotations, datetime | None]:
+def _read_annotations(path: Path) -> tuple[Spans, datetime | None]:
     edf_header(path)
     with explaining_damage(path):
         annotations = mne.read_annotations(path)
     if len(annotations) == 0:
         raise ValueError(f"{path} holds no annotations, expected an EDF+ hypnogram. Is it the signal's file?")
-    return annotations, open_edf(path).info["meas_date"]
+    codes = _stage_codes(annotations.description, path)
+    spans = Spans(annotations.onset, annotations.duration, codes, counted=False)
+    return spans, open_edf(path).info["meas_date"]
+
+
+def _delay_s(hypnogram_start: datetime | None, psg_start: datetime | None, path: Path) -> float:
+    if psg_start is not None and hypnogram_start is not None:
+        return (hypnogram_start - psg_start).total_seconds()
+    warnings.warn(
+        f"The header of {path} or of its signal gives no start: they are taken to start together.",
+        stacklevel=4,
+    )
+    return 0.0
+
+
+def _check_length(spans: Spans, n_epochs: int, path: Path) -> None:
+    """Stages without times must be as many as epochs, or one more for an epoch cut short."""
+    n_stages = len(spans.codes)
+    if not spans.counted or n_stages in (n_epochs, n_epochs + 1):
+        return
+    hours = n_epochs * EPOCH_S / 3600
+    if abs(n_stages * 20 - n_epochs * EPOCH_S) <= EPOCH_S:
+        cause = f"They are as many as epochs of 20 s. {_TWENTY_SECONDS}"
+    else:
+        cause = "Check that both are of one night, or give onsets: columns onset, duration, stage."
+    raise ValueError(
+        f"{path} holds {n_stages} stages without times, expected {n_epochs}: one for each {EPOCH_S} s of the "
+        f"signal's {hours:.2f} hours. {cause}"
+    )
 
 
 def _stage_codes(texts: np.ndarray, path: Path) -> np.ndarray:
@@ -112,6 +140,7 @@ def _epoch_spans(onset_s: np.ndarray, duration_s: np.ndarray, path: Path) -> tup
             f"{path}: annotation {bad} begins {onset_s[bad]:g} s after the signal's start and lasts "
             f"{duration_s[bad]:g} s, expected multiples of {EPOCH_S} s. Epochs are counted from the "
             "signal's start: cut the signal to where an epoch begins, or score it on its own grid."
+            + (f" {_TWENTY_SECONDS}" if ((duration_s > 0) & (duration_s % 20 == 0)).all() else "")
         )
     return first, count
 

@@ -43,3 +43,28 @@ ANNOTATION_CODES: dict[str, int] = {
     "Sleep stage N3": 3,
 }
 """The code of each annotation text that a hypnogram file may use."""
+
+STAGE_TEXTS: dict[str, int] = {
+    **STAGE_CODES,
+    "Wake": 0,
+    "R": 4,
+    "S1": 1,
+    "S2": 2,
+    "S3": 3,
+    "S4": 3,
+    # YASA's integers
+    **{str(code): code for code in STAGE_CODES.values()},
+    "-1": UNSCORED,
+    "-2": UNSCORED,
+    "Art": UNSCORED,
+    "Uns": UNSCORED,
+    "?": UNSCORED,
+    # AISContest_Data
+    "Drowsy Wakefulness": 0,
+    "Light Sleep Onset": 1,
+    "Stable Light Sleep": 2,
+    "Deep Restorative Sleep": 3,
+    "Dreaming REM Sleep": 4,
+    **ANNOTATION_CODES,
+}
+"""The code of each text, whatever its capitals, that a hypnogram in a text file may use."""
