@@ -19,6 +19,7 @@ _HOME = {
     "describe_features": "features",
     "extract_features": "features",
     "feature_columns": "features",
+    "sleep_edf_table": "sleep_edf",
     "collect": "dataset",
     "load_dictionary": "dataset",
     "load_table": "dataset",

@@ -29,8 +29,8 @@ MIN_SFREQ_HZ: float = 64.0
 PLAUSIBLE_PEAK_TO_PEAK_UV: tuple[float, float] = (1.0, 5000.0)
 """Bounds of a night's median peak-to-peak amplitude; outside of them the unit must be wrong."""
 
-# SC4ssNEO-PSG.edf: ss is the person, N the night, E and O the equipment.
-_SLEEP_EDF_NAME = re.compile(r"(?P<recording>SC4(?P<subject>\d\d)\d[A-Z]\d)-PSG")
+# SC4ssNEO-PSG.edf: ss is the person, N the night, E and O the equipment; ST7… the same, of other people.
+_SLEEP_EDF_NAME = re.compile(r"(?P<recording>(?P<study>SC4|ST7)(?P<subject>\d\d)\d[A-Z]\d)-PSG")
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +123,9 @@ def read_recording(
     psg : path
         The polysomnogram, EDF, EDF+ or BDF.
     hypnogram : path, optional
-        An EDF+ file whose annotations are the stages (see `sleepstage.stages.ANNOTATION_CODES`).
+        An EDF+ file whose annotations are the stages (see `sleepstage.stages.ANNOTATION_CODES`), or text
+        (``.csv``, ``.tsv``, ``.txt``): a table with the columns onset, duration (in seconds) and stage, or
+        one stage a line.
     channel : str
         The channel's name as it stands in the file; only this one is loaded.
     wake_margin_min : float or None
@@ -197,7 +199,10 @@ def _checked_stages(stages: np.ndarray, n_epochs: int) -> np.ndarray:
 def _identity(psg: Path) -> tuple[int | str, str]:
     """Subject and recording by the file's name."""
     named = _SLEEP_EDF_NAME.fullmatch(psg.stem)
-    return (int(named["subject"]), named["recording"]) if named else (psg.stem, psg.stem)
+    if named is None:
+        return psg.stem, psg.stem
+    subject = int(named["subject"]) if named["study"] == "SC4" else f"ST{named['subject']}"
+    return subject, named["recording"]
 
 
 def _at_100_hz(raw: mne.io.BaseRaw, path: str | Path) -> mne.io.BaseRaw:

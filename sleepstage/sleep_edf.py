@@ -1,0 +1,141 @@
+"""Sleep-EDF Expanded through MNE: night by night, from download to a row of features for every epoch.
+
+A night is 48 MB to download and a tenth of a megabyte as a feature table, so a class downloads once, on one
+computer, and shares the tables.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+from mne.datasets.sleep_physionet import age, temazepam
+from tqdm.auto import tqdm
+
+from .dataset import collect, load_table, save_table
+from .features import extract_features
+from .recording import read_recording
+
+log = logging.getLogger(__name__)
+
+NIGHT_MB = 48
+N_SUBJECTS = {"age": 83, "telemetry": 22}
+_PAGES = {
+    "age": "https://physionet.org/content/sleep-edfx/1.0.0/sleep-cassette/",
+    "telemetry": "https://physionet.org/content/sleep-edfx/1.0.0/sleep-telemetry/",
+}
+ABSENT_SUBJECTS = frozenset({39, 68, 69, 78, 79})
+ABSENT_NIGHTS = frozenset({(13, 2), (36, 1), (52, 1)})
+"""Of the study of age: people who do not exist, and (subject, night) that the recorder lost."""
+
+
+def sleep_edf_table(
+    subjects: Iterable[int],
+    nights: Iterable[int] = (1, 2),
+    folder: str | Path = "data/sleep-edf",
+    study: str = "age",
+    keep_edf: bool = False,
+    wake_margin_min: float | None = 30,
+) -> pd.DataFrame:
+    """Give the feature table of people of Sleep-EDF Expanded, downloading what is not there yet.
+
+    Every night's table is kept in ``<folder>/<study>`` when it is complete, so an interrupted call goes on
+    where it was, and a folder that somebody filled before (on a mounted drive, say) needs no network.
+
+    Parameters
+    ----------
+    subjects : iterable of int
+        0 to 82 of the study of age (healthy people at home), 0 to 21 of telemetry (the placebo night).
+    nights : iterable of int
+        1 and 2 for both nights of a person, of the study of age. The three nights that do not exist
+        (``ABSENT_NIGHTS``) are left out with a word where the other one is asked for too.
+    folder : str or Path
+    study : {"age", "telemetry"}
+    keep_edf : bool
+        Keep the recordings (48 MB each); otherwise each is deleted once its table is written.
+    wake_margin_min : float or None
+        As in :func:`sleepstage.read_recording`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As :func:`sleepstage.extract_features` gives it. Both nights of a person have one ``subject``.
+
+    Raises
+    ------
+    ValueError
+        If a subject or a night does not exist.
+    RuntimeError
+        If a download fails; the message says how to go on.
+    """
+    wanted = _existing(list(subjects), list(nights), study)
+    folder = Path(folder) / study
+    tables = {
+        night: folder / f"subject{night[0]:02d}-night{night[1]}-wake{wake_margin_min}.npz" for night in wanted
+    }
+    to_fetch = [night for night, path in tables.items() if not path.is_file()]
+    if to_fetch:
+        log.info(
+            "%d of %d nights are still to be read; downloaded, about %d MB: %.0f minutes at 10 Mbit/s",
+            len(to_fetch),
+            len(tables),
+            NIGHT_MB * len(to_fetch),
+            NIGHT_MB * len(to_fetch) * 8 / 10 / 60,
+        )
+    for night in tqdm(to_fetch, desc="Sleep-EDF", unit="night", disable=not to_fetch):
+        psg, hypnogram = _fetch(*night, study, folder)
+        recording = read_recording(psg, hypnogram, wake_margin_min=wake_margin_min)
+        save_table(extract_features(recording), tables[night])
+        if not keep_edf:
+            psg.unlink()
+    return collect([load_table(path) for path in tables.values()])
+
+
+def _existing(subjects: list[int], nights: list[int], study: str) -> list[tuple[int, int]]:
+    """The (subject, night) that were asked for and exist."""
+    if study not in N_SUBJECTS:
+        raise ValueError(f"study is {study!r}, expected one of {', '.join(N_SUBJECTS)}")
+    absent = ABSENT_SUBJECTS if study == "age" else frozenset()
+    unknown = [
+        subject for subject in subjects if subject not in range(N_SUBJECTS[study]) or subject in absent
+    ]
+    if unknown or not subjects:
+        raise ValueError(
+            f"there are no subjects {unknown}; expected some of 0 to {N_SUBJECTS[study] - 1}"
+            + (f" without {', '.join(map(str, sorted(absent)))}, who do not exist" if absent else "")
+        )
+    if study == "telemetry":
+        return [(subject, 1) for subject in dict.fromkeys(subjects)]
+    if not nights or not set(nights) <= {1, 2}:
+        raise ValueError(f"nights are {nights}, expected 1, 2 or both")
+    asked = [(subject, night) for subject in dict.fromkeys(subjects) for night in sorted(set(nights))]
+    lost = [night for night in asked if night in ABSENT_NIGHTS]
+    kept = [night for night in asked if night not in ABSENT_NIGHTS]
+    without = sorted({subject for subject, _ in lost} - {subject for subject, _ in kept})
+    if without:
+        raise ValueError(
+            f"night {nights[0]} of subjects {without} was lost by the recorder; ask for the other"
+        )
+    for subject, night in lost:
+        log.warning("night %d of subject %d was lost by the recorder and is left out", night, subject)
+    return kept
+
+
+def _fetch(subject: int, night: int, study: str, folder: Path) -> tuple[Path, Path]:
+    """Paths of a night's recording and hypnogram, downloaded and checked by MNE if they are not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        if study == "age":
+            files = age.fetch_data([subject], [night], path=folder, verbose="error")
+        else:
+            files = temazepam.fetch_data([subject], path=folder, verbose="error")
+    except (OSError, ValueError) as error:  # no connection; another file than the known one
+        raise RuntimeError(
+            f"night {night} of subject {subject} could not be downloaded: {error}\nThe nights before it are "
+            "kept; run this again to go on. By hand: download its two files from "
+            f"{_PAGES[study]} and put them into {folder / 'physionet-sleep-data'}."
+        ) from error
+    [(psg, hypnogram)] = files
+    return Path(psg), Path(hypnogram)

@@ -1,0 +1,101 @@
+"""Sleep-EDF through MNE, with the shipped night in the place of a download."""
+
+import functools
+import http.server
+import logging
+import shutil
+import threading
+
+import pandas as pd
+import pytest
+from mne.datasets.sleep_physionet import age
+
+import sleepstage as ss
+from sleepstage.sleep_edf import sleep_edf_table
+
+
+def put_files(folder, name):
+    """What a finished download of a night leaves behind."""
+    place = folder / "physionet-sleep-data"
+    place.mkdir(parents=True, exist_ok=True)
+    psg, hypnogram = ss.demo_paths()
+    shutil.copy(psg, place / f"{name}0-PSG.edf")
+    shutil.copy(hypnogram, place / f"{name}{'C' if name.startswith('SC') else 'P'}-Hypnogram.edf")
+    return place / f"{name}0-PSG.edf"
+
+
+def test_both_nights_become_one_table_and_the_disk_is_given_back(tmp_path, table, caplog):
+    recordings = [put_files(tmp_path / "age", name) for name in ("SC4001E", "SC4002E")]
+    with caplog.at_level(logging.INFO, "sleepstage"):
+        both = sleep_edf_table([0], folder=tmp_path)
+    assert "2 of 2 nights are still to be read; downloaded, about 96 MB" in caplog.text
+    assert both.index.unique("subject").tolist() == [0]
+    assert both.index.unique("recording").tolist() == ["SC4001E0", "SC4002E0"]
+    pd.testing.assert_frame_equal(both[: len(table)], table, check_dtype=False, rtol=1e-5)
+    assert not any(path.exists() for path in recordings)
+
+
+def test_a_folder_that_was_filled_before_needs_no_recording(tmp_path, monkeypatch):
+    psg = put_files(tmp_path / "age", "SC4002E")
+    first = sleep_edf_table([0], nights=[2], folder=tmp_path, keep_edf=True)
+    assert psg.exists()
+    monkeypatch.setattr(age, "fetch_data", None)
+    pd.testing.assert_frame_equal(sleep_edf_table([0], nights=[2], folder=tmp_path), first)
+
+
+def test_people_of_the_two_studies_are_not_confused(tmp_path):
+    put_files(tmp_path / "telemetry", "ST7011J")
+    night = sleep_edf_table([0], folder=tmp_path, study="telemetry")
+    assert night.index[0][:2] == ("ST01", "ST7011J0")
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"subjects": [3, 39, 78]}, r"no subjects \[39, 78\]; expected some of 0 to 82 without 39, 68, 69"),
+        ({"subjects": [83]}, r"no subjects \[83\]"),
+        ({"subjects": []}, "expected some of 0 to 82"),
+        ({"subjects": [22], "study": "telemetry"}, r"no subjects \[22\]; expected some of 0 to 21$"),
+        ({"subjects": [13], "nights": [2]}, r"night 2 of subjects \[13\] was lost by the recorder"),
+        ({"subjects": [1], "nights": [0]}, r"nights are \[0\], expected 1, 2 or both"),
+        ({"subjects": [1], "study": "cassette"}, "expected one of age, telemetry"),
+    ],
+)
+def test_who_does_not_exist_is_named_before_anything_is_downloaded(asked, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(age, "fetch_data", None)
+    with pytest.raises(ValueError, match=message):
+        sleep_edf_table(**asked, folder=tmp_path)
+
+
+def test_the_night_that_a_person_has_is_taken(tmp_path, caplog):
+    put_files(tmp_path / "age", "SC4131E")
+    assert sleep_edf_table([13], folder=tmp_path).index.unique("recording").tolist() == ["SC4131E0"]
+    assert "night 2 of subject 13 was lost by the recorder" in caplog.text
+
+
+class _Page(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(self.server.status)
+        self.end_headers()
+        self.wfile.write(b"<html>too many downloads</html>")
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.mark.parametrize("status", [200, 403, 429])
+def test_a_page_in_a_recordings_place_is_refused_with_the_way_to_go_on(status, tmp_path, monkeypatch):
+    server = http.server.HTTPServer(("127.0.0.1", 0), _Page)
+    server.status = status
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(age, "fetch_data", functools.partial(age.fetch_data, base_url=address))
+    try:
+        with pytest.raises(
+            RuntimeError, match="(?s)night 1 of subject 5 could not .* By hand: .*sleep-cassette"
+        ):
+            sleep_edf_table([5], folder=tmp_path)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert not list(tmp_path.rglob("*.edf")) and not list(tmp_path.rglob("*.npz"))
