@@ -24,6 +24,7 @@ from .feature_catalogue import PUBLISHED_N_SAMPLES, RFFT_BANDS_HZ
 from .features import PUBLISHED_TABLE_COLUMNS, feature_columns
 from .recording import Recording, check_unit
 from .spectral_family import rfft_rest
+from .splits import check_people
 from .stages import STAGES, UNSCORED
 
 INDEX = ("subject", "recording", "epoch")
@@ -104,8 +105,8 @@ def collect(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
     Raises
     ------
     ValueError
-        If there is nothing to join, the columns differ, or the same epoch of the same recording comes
-        twice.
+        If there is nothing to join, the columns differ, the same epoch of the same recording comes
+        twice, or one recording or person stands under two names (:func:`sleepstage.splits.check_people`).
     """
     tables = list(tables)
     if not tables:
@@ -120,6 +121,7 @@ def collect(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
     if len(twice):
         names = sorted({f"{recording} (subject {subject})" for subject, recording, _ in twice})
         raise ValueError(f"recordings given twice: {names}. Pass each night once.")
+    check_people(joined)
     return joined
 
 

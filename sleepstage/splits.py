@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import GroupShuffleSplit
+
+from .features import feature_columns
+
+_SLEEP_EDF_PERSON = re.compile(r"(SC4|ST7)\d\d(?=\d[A-Z]\d)")
 
 
 def split_subjects(table: pd.DataFrame, test_fraction: float = 0.25, seed: int = 0) -> pd.Series:
@@ -139,3 +144,49 @@ def check_no_leakage(train_subjects: Iterable[Any], test_subjects: Iterable[Any]
             f"subjects {', '.join(both)} are in training and in test; "
             "all nights of a person must be on one side"
         )
+
+
+def check_people(table: pd.DataFrame) -> None:
+    """Refuse a table in which one person or one recording stands under two names: it would leak in a split.
+
+    Raises
+    ------
+    ValueError
+        If two recordings share more than half of their epochs to the last digit, or two nights of one person,
+        by Sleep-EDF's names, carry different subjects.
+    """
+    recordings = table.index.droplevel("epoch")
+    _check_names(recordings.unique())
+    features = table[feature_columns(table)].astype(np.float32)
+    content = pd.Series(pd.util.hash_pandas_object(features, index=False).to_numpy(), index=recordings)
+    content = content[features.notna().any(axis=1).to_numpy()]
+    content = content[content.duplicated(keep=False)]
+    number = content.index.to_frame(index=False).groupby(["subject", "recording"], sort=False).ngroup()
+    rows = pd.DataFrame({"content": content.to_numpy(), "night": number.to_numpy()}).drop_duplicates()
+    pairs = rows.merge(rows, on="content").query("night_x < night_y").value_counts(["night_x", "night_y"])
+    lengths = recordings.value_counts()
+    names = content.index.unique()
+    for (one, other), shared in pairs.items():
+        if shared > min(lengths[names[one]], lengths[names[other]]) / 2:
+            raise ValueError(
+                f"{_described(names[one])} and {_described(names[other])} share {shared} epochs to the last "
+                "digit: they are one recording. Pass each night once."
+            )
+
+
+def _check_names(recordings: pd.MultiIndex) -> None:
+    people: dict[str, tuple[Any, Any]] = {}
+    for subject, recording in recordings:
+        named = _SLEEP_EDF_PERSON.match(str(recording))
+        if named is None:
+            continue
+        before = people.setdefault(named[0], (subject, recording))
+        if before[0] != subject:
+            raise ValueError(
+                f"{_described(before)} and {_described((subject, recording))} are two nights of one person "
+                "by their names; give both the same subject."
+            )
+
+
+def _described(night: tuple[Any, Any]) -> str:
+    return f"{night[1]} (subject {night[0]})"

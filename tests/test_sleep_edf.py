@@ -6,6 +6,7 @@ import logging
 import shutil
 import threading
 
+import numpy as np
 import pandas as pd
 import pytest
 from mne.datasets.sleep_physionet import age
@@ -14,18 +15,20 @@ import sleepstage as ss
 from sleepstage.sleep_edf import sleep_edf_table
 
 
-def put_files(folder, name):
+def put_files(folder, name, night=0):
     """What a finished download of a night leaves behind."""
     place = folder / "physionet-sleep-data"
     place.mkdir(parents=True, exist_ok=True)
     psg, hypnogram = ss.demo_paths()
-    shutil.copy(psg, place / f"{name}0-PSG.edf")
+    content = np.frombuffer(psg.read_bytes(), np.uint8).copy()
+    content[1024::2] ^= night  # the lowest bits of the samples, so that no two nights are the same
+    (place / f"{name}0-PSG.edf").write_bytes(content.tobytes())
     shutil.copy(hypnogram, place / f"{name}{'C' if name.startswith('SC') else 'P'}-Hypnogram.edf")
     return place / f"{name}0-PSG.edf"
 
 
 def test_both_nights_become_one_table_and_the_disk_is_given_back(tmp_path, table, caplog):
-    recordings = [put_files(tmp_path / "age", name) for name in ("SC4001E", "SC4002E")]
+    recordings = [put_files(tmp_path / "age", f"SC400{i + 1}E", night=i) for i in (0, 1)]
     with caplog.at_level(logging.INFO, "sleepstage"):
         both = sleep_edf_table([0], folder=tmp_path)
     assert "2 of 2 nights are still to be read; downloaded, about 96 MB" in caplog.text

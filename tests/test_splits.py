@@ -1,5 +1,7 @@
 """Splits leak nothing: neither a person, nor a neighbouring epoch, nor the place in the file."""
 
+import zlib
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,7 +22,8 @@ def night_table(subject=1, recording="A", epochs=range(6)):
     index = pd.MultiIndex.from_product(
         [[subject], [recording], epochs], names=["subject", "recording", "epoch"]
     )
-    return pd.DataFrame({"std_uv": np.arange(len(index), dtype=float), "stage": np.int8(0)}, index=index)
+    values = np.random.default_rng(zlib.crc32(f"{subject} {recording}".encode())).random(len(index))
+    return pd.DataFrame({"std_uv": values, "stage": np.int8(0)}, index=index)
 
 
 def test_both_nights_of_a_person_are_on_one_side():
@@ -125,3 +128,34 @@ def test_random_pieces_are_runs_of_two_to_six_hours_of_about_that_share_of_night
 def test_a_night_shorter_than_its_piece_stays_whole():
     table = night_table(1, "nap", range(100))
     pd.testing.assert_frame_equal(random_pieces(table, np.random.default_rng(0), share=1.0), table)
+
+
+def two_nights(table, *names):
+    """The shipped night under other names; the second one's features are moved a little."""
+    return [
+        (table + 1e-3 * i).assign(stage=table["stage"]).set_axis(
+            pd.MultiIndex.from_product([[s], [r], range(len(table))], names=table.index.names)
+        )
+        for i, (s, r) in enumerate(names)
+    ]  # fmt: skip
+
+
+def test_one_recording_under_two_names_is_refused_even_if_it_was_cut_otherwise(table):
+    numbers = table.drop(columns="quality")
+    one, _ = two_nights(numbers, (1, "a"), (2, "b"))
+    other = one.iloc[100:600].rename(index={1: 2}, level=0).rename(index={"a": "copy"}, level=1)
+    with pytest.raises(ValueError, match=r"a \(subject 1\) and copy \(subject 2\) share 500 epochs"):
+        collect([one, other])
+
+
+def test_two_nights_of_a_person_under_two_subjects_are_refused(table):
+    numbers = table.drop(columns="quality")
+    nights = two_nights(numbers, (1, "SC4011E0"), (99, "SC4012E0"))
+    with pytest.raises(ValueError, match=r"SC4011E0 \(subject 1\) and SC4012E0 \(subject 99\) are two"):
+        collect(nights)
+
+
+def test_different_nights_of_different_people_are_joined(table):
+    numbers = table.drop(columns="quality")
+    nights = two_nights(numbers, (1, "SC4011E0"), (2, "SC4021E0"))
+    assert len(collect(nights)) == 2 * len(table)
