@@ -207,7 +207,7 @@ def test_windows_are_never_truncated(table, smollm2_tokenizer, config, tmp_path)
 def test_two_processes_learn_what_one_learns_with_twice_the_batches(table, tiny_base, tmp_path):
     """The same four windows a step, shared out by torchrun, give the same adapter."""
     nights = [table, table.rename({0: 1}, level="subject")]
-    cohort = ss.save_table(ss.collect(nights), tmp_path / "cohort.npz")
+    cohort = ss.save_table(pd.concat(nights), tmp_path / "cohort.npz")
     arguments = ["train", "--table", str(cohort), "--base", str(tiny_base), "--float32", "--steps", "6"]
     alone, together = tmp_path / "alone", tmp_path / "together"
     assert main([*arguments, "--adapter", str(alone)]) == 0
