@@ -20,6 +20,7 @@ _HOME = {
     "extract_features": "features",
     "feature_columns": "features",
     "sleep_edf_table": "sleep_edf",
+    "folder_table": "folder",
     "collect": "dataset",
     "load_dictionary": "dataset",
     "load_table": "dataset",

@@ -163,6 +163,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     from .evaluate import report
     from .splits import partition_subjects, recut
 
+    if not options.adapter and (options.untuned or options.fit_prior or options.nf4 is not None):
+        raise ValueError("--untuned, --nf4 and --fit-prior are about an adapter; name it with --adapter")
     table = load_table(options.table)
     if options.subjects:
         table, _ = partition_subjects(table, options.subjects)

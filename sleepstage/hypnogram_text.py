@@ -14,6 +14,7 @@ SUFFIXES: tuple[str, ...] = (".csv", ".tsv", ".txt")
 """Endings of files that are read here."""
 
 _COLUMNS = ("onset", "duration", "stage")
+_SYNONYMS = {"trial_type": "stage", "description": "stage"}  # BIDS's events, MNE's annotations
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def read_text_hypnogram(path: Path, epoch_s: float) -> Spans:
         If it is empty, no text, lacks a column, or holds a stage or a time that is none.
     """
     rows = _rows(path)
-    header = [cell.lower() for cell in rows[0]]
+    header = [_SYNONYMS.get(cell.lower(), cell.lower()) for cell in rows[0]]
     if len(header) == 1 and header[0] not in _COLUMNS:
         codes = _codes([row[0] if len(row) == 1 else ", ".join(row) for row in rows], 1, path)
         onset_s = epoch_s * np.arange(len(codes), dtype=float)

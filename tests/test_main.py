@@ -19,6 +19,12 @@ def test_a_mistake_is_one_line_not_a_traceback(tmp_path, capsys):
     assert error.startswith("sleepstage: ") and "no.edf" in error and "Traceback" not in error
 
 
+@pytest.mark.parametrize("flag", ["--untuned", "--nf4", "--no-nf4", "--fit-prior"])
+def test_what_is_about_an_adapter_is_refused_without_one(flag, tmp_path, capsys):
+    assert main(["evaluate", "--table", "t.npz", "--baseline", flag, "--json", str(tmp_path / "o.json")]) == 1
+    assert "name it with --adapter" in capsys.readouterr().err
+
+
 def test_prepare_says_where_the_model_is(capsys, smollm2_tokenizer):
     assert main(["prepare"]) == 0
     assert "smollm2-135m-instruct" in capsys.readouterr().out
