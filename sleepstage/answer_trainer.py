@@ -12,20 +12,26 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTTrainer
 
+from .checkpoints import MarkComplete
+
 IGNORED = -100  # what torch and trl call a position without a label
 
 
 class AnswerTrainer(SFTTrainer):
     """trl's trainer with cross-entropy over the five label words, at the answers only."""
 
-    def __init__(self, *args, label_ids: list[int], class_weights: torch.Tensor, max_minutes=None, **kwargs):
+    def __init__(
+        self, *args, label_ids: list[int], class_weights: torch.Tensor, run: dict, max_minutes=None, **kwargs
+    ):
         super().__init__(*args, **kwargs)
+        self.run = run  # what a checkpoint belongs to
         self.label_ids = label_ids
         self.class_weights = class_weights
         self.clock = Clock(max_minutes)
         self.remove_callback(PrinterCallback)  # a dictionary a line; the bar says the same
         self.add_callback(self.clock)
         self.add_callback(ProgressBar())
+        self.add_callback(MarkComplete(run))
         # trl leaves the adapter of a quantized model in bfloat16, which a T4's gradient scaler refuses.
         for parameter in self.model.parameters():
             if parameter.requires_grad:

@@ -34,6 +34,7 @@ from .base_model import (
     quiet_libraries,
     set_reading,
 )
+from .checkpoints import newest_complete
 from .dataset import data_fingerprint
 from .prompts import PromptSpec, label_token_ids, tokenizer_hash
 from .smoothing import HypnogramPrior
@@ -158,11 +159,26 @@ def build_trainer(
             label_ids=label_ids,
             class_weights=_normalized_weights(config.class_weights, train_table["stage"]),
             max_minutes=config.max_minutes,
+            run=_run_identity(train_table, spec, config),
         )
     set_reading(trainer.model, spec.two_way)
     if config.start_from:  # once more: trl rounds the adapter of a quantized model to bfloat16
         set_peft_model_state_dict(trainer.model, load_peft_weights(config.start_from, device="cpu"))
     return trainer
+
+
+def _run_identity(train_table: pd.DataFrame, spec: PromptSpec, config: TrainingConfig) -> dict[str, Any]:
+    """Give what a resumed run must have in common with the one that was interrupted."""
+    settings = asdict(config)
+    for free in ("max_minutes", "checkpoint_steps"):
+        del settings[free]
+    return {
+        "data": data_fingerprint(train_table),
+        "base weights": fingerprint(config.base),
+        "prompt": asdict(spec),
+        "settings": settings,
+        "processes": n_processes(),
+    }
 
 
 def _model(config: TrainingConfig) -> Any:
@@ -240,21 +256,28 @@ def finetune(
         The adapter's folder, written when the training is complete. Checkpoints lie beside it, in
         ``<adapter>-checkpoints``, until then.
     resume : bool
-        Go on from the newest checkpoint, if there is one.
+        Go on from the newest complete checkpoint, if there is one.
 
     Returns
     -------
     pandas.DataFrame
         The training curve: ``step``, ``loss``, ``learning_rate``.
+
+    Raises
+    ------
+    ValueError
+        If the checkpoint to resume from belongs to another run
+        (:func:`sleepstage.checkpoints.newest_complete`).
     """
     adapter = Path(adapter)
     work = adapter.with_name(f"{adapter.name}-checkpoints")
     trainer = build_trainer(train_table, spec, config, work)
     if not resume and trainer.is_world_process_zero():
         shutil.rmtree(work, ignore_errors=True)
+    checkpoint = newest_complete(work, trainer.run) if resume else None
     started = time.monotonic()
     with quiet_libraries():
-        trainer.train(resume_from_checkpoint=resume and any(work.glob("checkpoint-*")))
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     minutes = (time.monotonic() - started) / 60
     curve = pd.DataFrame([entry for entry in trainer.state.log_history if "loss" in entry])
     curve = curve[["step", "loss", "learning_rate"]]

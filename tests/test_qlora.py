@@ -163,21 +163,72 @@ def test_training_goes_on_from_an_adapter_and_remembers_its_people(finetuned, ta
     assert json.loads((tmp_path / "more" / "train.json").read_text())["subjects"] == [0, 7]
 
 
-def test_interrupted_training_resumes_from_its_checkpoint(table, spec, config, tmp_path):
-    class Interrupt(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
-            if state.global_step == 3:
-                raise KeyboardInterrupt
+class Interrupt(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 5:
+            raise KeyboardInterrupt
 
-    steady = replace(config, checkpoint_steps=2, nf4=False)
+
+@pytest.fixture(scope="module")
+def steady(config):
+    return replace(config, checkpoint_steps=2, nf4=False)
+
+
+@pytest.fixture(scope="module")
+def straight(table, spec, steady, tmp_path_factory):
+    """A run that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("straight") / "adapter"
+    return folder, ss.finetune(table, spec, steady, folder)
+
+
+@pytest.fixture
+def interrupted(table, spec, steady, tmp_path):
+    """The checkpoints of steps 2 and 4 of a run that ended in step 5."""
     trainer = build_trainer(table, spec, steady, tmp_path / "adapter-checkpoints")
     trainer.add_callback(Interrupt())
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
-    assert not (tmp_path / "adapter").exists()
-    resumed = ss.finetune(table, spec, steady, tmp_path / "adapter", resume=True)
-    straight = ss.finetune(table, spec, steady, tmp_path / "straight")
-    pd.testing.assert_frame_equal(resumed, straight)
+    return tmp_path / "adapter-checkpoints"
+
+
+def cut_off(checkpoint):
+    (checkpoint / "complete.json").unlink()
+
+
+def damage(checkpoint):
+    optimizer = checkpoint / "optimizer.pt"
+    optimizer.write_bytes(optimizer.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize("accident", [None, cut_off, damage])
+def test_interrupted_training_ends_where_it_would_have(
+    accident, table, spec, steady, straight, interrupted, caplog
+):
+    """From the newest checkpoint, or from the one before it if that was cut off or damaged."""
+    assert not interrupted.with_name("adapter").exists()
+    if accident:
+        accident(interrupted / "checkpoint-4")
+    resumed = ss.finetune(table, spec, steady, interrupted.with_name("adapter"), resume=True)
+    assert ("checkpoint-4" in caplog.text and "passed over" in caplog.text) == bool(accident)
+    pd.testing.assert_frame_equal(resumed, straight[1])
+    one, two = (
+        load_file(folder / "adapter_model.safetensors")
+        for folder in (straight[0], interrupted.with_name("adapter"))
+    )
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, atol=0, rtol=0)
+
+
+def test_a_checkpoint_of_another_run_is_refused_and_kept(table, spec, steady, interrupted):
+    adapter = interrupted.with_name("adapter")
+    other = replace(steady, learning_rate=0.5, max_minutes=7)
+    with pytest.raises(
+        ValueError, match=r"another run: settings.learning_rate \(0.001 then, 0.5 now\)\. Resume"
+    ):
+        ss.finetune(table, spec, other, adapter, resume=True)
+    with pytest.raises(ValueError, match=r"another run: data .*, prompt.window \(10 then, 12 now\)\. Resume"):
+        ss.finetune(table[:-1], replace(spec, window=12), steady, adapter, resume=True)
+    assert {path.name for path in interrupted.glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-4"}
 
 
 def test_clock_stops_training_in_time_and_the_last_step_is_in_the_curve(table, spec, config, tmp_path):

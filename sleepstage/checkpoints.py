@@ -1,0 +1,90 @@
+"""Checkpoints that can be trusted: marked when they are whole, and resumed by the run they belong to only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from transformers import TrainerCallback
+
+log = logging.getLogger(__name__)
+
+_MARKER = "complete.json"
+
+
+class MarkComplete(TrainerCallback):
+    """Writes, last of all, which run a checkpoint belongs to and the SHA-256 of each of its files."""
+
+    def __init__(self, run: dict[str, Any]):
+        self.run = run
+
+    def on_save(self, args, state, control, **kwargs):
+        PartialState().wait_for_everyone()  # every process keeps its random state in a file of its own
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            content = {"run": self.run, "files": _digests(folder)}
+            partial = folder / f"{_MARKER}.partial"
+            partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            partial.replace(folder / _MARKER)
+
+
+def newest_complete(work: str | Path, run: dict[str, Any]) -> Path | None:
+    """Give the newest whole checkpoint in a folder, or None if there is none.
+
+    One that was cut off or damaged is passed over, with a warning, for the one before it.
+
+    Raises
+    ------
+    ValueError
+        If it belongs to a run on other data, with another prompt, base model or other settings; what differs
+        is named.
+    """
+    for folder in sorted(Path(work).glob("checkpoint-*"), key=_step, reverse=True):
+        try:
+            content = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            log.warning("%s was cut off while it was written; it is passed over", folder)
+            continue
+        if _digests(folder) != content["files"]:
+            log.warning("%s is damaged; it is passed over", folder)
+            continue
+        before, now = _flat(content["run"]), _flat(run)
+        differing = [name for name in sorted(before | now) if before.get(name) != now.get(name)]
+        if differing:
+            changes = ", ".join(
+                f"{name} ({before.get(name)} then, {now.get(name)} now)" for name in differing
+            )
+            raise ValueError(
+                f"{folder} belongs to another run: {changes}. Resume with what it began with, or start anew "
+                "without resuming, which deletes it."
+            )
+        return folder
+    return None
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.rpartition("-")[2])
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    digests = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and not path.name.startswith(_MARKER):
+            with path.open("rb") as file:
+                digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
+
+
+def _flat(run: dict[str, Any]) -> dict[str, Any]:
+    """A dictionary of dictionaries as ``outer.inner`` names, with values as JSON keeps them."""
+    flat = {}
+    for name, value in json.loads(json.dumps(run)).items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{inner}": content for inner, content in value.items()}
+        else:
+            flat[name] = value
+    return flat
