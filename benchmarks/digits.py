@@ -5,6 +5,9 @@
 It learns from all other people of the table and is scored on those named, nights recut as in
 `sleepstage evaluate`. Cheap enough to compare sets of digits, and a mark for the language model: what it does
 not reach with the same digits is not the digits' fault.
+
+With ``--teach ANSWERS.npz``, networks of three seeds also answer for the people they learned from, each night
+cut in five ways; the mean is what ``sleepstage train --teacher ANSWERS.npz`` learns from.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from sleepstage.dataset import load_table
+from sleepstage.dataset import load_table, save_table
 from sleepstage.evaluate import report, score
 from sleepstage.prompts import COHORT_COLUMNS, NIGHT, PUBLISHED_COLUMNS, Digit, PromptSpec
 from sleepstage.splits import partition_subjects, recut
@@ -81,6 +84,23 @@ def train(table: pd.DataFrame, spec: PromptSpec, passes: int, seed: int) -> Read
     return reader.eval()
 
 
+def answers(reader: Reader, table: pd.DataFrame, spec: PromptSpec) -> pd.DataFrame:
+    """Probabilities of the five stages for every epoch of the table, in its order."""
+    with torch.inference_mode():
+        proba = torch.cat([reader(levels[None])[0].softmax(-1) for levels, _ in nights(table, spec)])
+    return pd.DataFrame(proba.numpy().astype(np.float64), index=table.index, columns=list(STAGES))
+
+
+def teach(table: pd.DataFrame, spec: PromptSpec, passes: int) -> pd.DataFrame:
+    """What three networks say about the people they learned from, on average over ways to cut the nights."""
+    said = []
+    for seed in range(3):
+        reader = train(table, spec, passes, seed)
+        said += [answers(reader, cut, spec) for cut in (table, *(recut(table, way) for way in range(4)))]
+    mean = pd.concat(said).groupby(level=table.index.names, sort=False).mean()
+    return mean.assign(stage=table["stage"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -92,6 +112,7 @@ def main() -> None:
     parser.add_argument("--cohort", nargs="*", default=list(COHORT_COLUMNS), help="levels over people")
     parser.add_argument("--passes", type=int, default=10, help="over the training nights (default: 10)")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    parser.add_argument("--teach", type=Path, help="write answers for the training people to this file")
     options = parser.parse_args()
 
     _, table = partition_subjects(load_table(options.table), options.leave_out)
@@ -102,12 +123,14 @@ def main() -> None:
     spec = PromptSpec.fit(training, digits)
     reader = train(training, spec, options.passes, options.seed)
     validation = recut(validation)
-    with torch.inference_mode():
-        answers = [reader(levels[None])[0].softmax(-1) for levels, _ in nights(validation, spec)]
-    stages = np.concatenate([stages.numpy() for _, stages in nights(validation, spec)])
-    figures = score(stages, torch.cat(answers).numpy().astype(np.float64))
+    figures = score(validation["stage"], answers(reader, validation, spec))
     print(report({f"GRU on {len(digits)} digits": figures}).to_string())
     print("F1:", dict(zip(STAGES, np.round(figures["f1"], 3).tolist(), strict=True)))
+    if options.teach:
+        taught = teach(training, spec, options.passes)
+        figures = score(taught["stage"], taught[list(STAGES)])
+        print(report({"the teacher on those it learned from": figures}).to_string())
+        save_table(taught, options.teach)
 
 
 if __name__ == "__main__":

@@ -70,6 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--seed", type=int, default=0, help="of first weights and order (default: %(default)s)"
     )
+    command.add_argument(
+        "--teacher", type=Path, help="file (.npz) with another model's answers to learn from"
+    )
     command.add_argument("--float32", action="store_true", help="do not quantize the base model to NF4")
     command.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
     command.set_defaults(command=_train)
@@ -149,7 +152,8 @@ def _train(options: argparse.Namespace) -> None:
         piece_share=options.pieces,
         seed=options.seed,
     )
-    finetune(table, spec, config, options.adapter, options.resume)
+    teacher = load_table(options.teacher) if options.teacher else None
+    finetune(table, spec, config, options.adapter, options.resume, teacher)
     print(f"The adapter is in {options.adapter}")
 
 

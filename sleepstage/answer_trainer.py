@@ -21,12 +21,20 @@ class AnswerTrainer(SFTTrainer):
     """trl's trainer with cross-entropy over the five label words, at the answers only."""
 
     def __init__(
-        self, *args, label_ids: list[int], class_weights: torch.Tensor, run: dict, max_minutes=None, **kwargs
+        self,
+        *args,
+        label_ids: list[int],
+        class_weights: torch.Tensor,
+        teacher_share: float,
+        run: dict,
+        max_minutes: float | None = None,
+        **kwargs,
     ):
         super().__init__(*args, **kwargs)
         self.run = run  # what a checkpoint belongs to
         self.label_ids = label_ids
         self.class_weights = class_weights
+        self.teacher_share = teacher_share
         self.clock = Clock(max_minutes)
         self.remove_callback(PrinterCallback)  # a dictionary a line; the bar says the same
         self.add_callback(self.clock)
@@ -50,6 +58,10 @@ class AnswerTrainer(SFTTrainer):
             ignore_index=IGNORED,
             reduction="sum",
         )
+        if "teacher" in inputs:  # its rows are 0 where nothing is asked, and add nothing there
+            doubtful = inputs["teacher"][:, answers].flatten(0, 1)
+            taught = cross_entropy(outputs.logits.flatten(0, 1), doubtful, reduction="sum")
+            total = self.teacher_share * taught + (1 - self.teacher_share) * total
         if num_items_in_batch is None:
             loss = total / (targets != IGNORED).sum()
         else:  # a sum over all accumulated batches and processes; their mean is taken later by DDP

@@ -65,6 +65,9 @@ class TrainingConfig:
     windows_per_batch: int = 1  # each window of 521 tokens takes about 0.9 GB of activations
     batches_per_step: int = 4  # accumulated, so memory stays that of one batch
     class_weights: tuple[float, ...] = (1.0, 2.0, 1.0, 1.2, 1.4)  # N1 is rare, and macro-F1 counts it fully
+    teacher_share: float = (
+        0.8  # of the loss, where a teacher's probabilities are given; the expert has the rest
+    )
     margin_epochs: int = 0  # 60 where nights were cut around sleep by the expert's stages
     piece_share: float = 0.0  # of the nights of a pass, how many are shown as a piece of 2 to 6 hours
     checkpoint_steps: int = 50
@@ -79,6 +82,7 @@ def training_windows(
     seed: int = 0,
     margin_epochs: int = 0,
     piece_share: float = 0.0,
+    teacher: pd.DataFrame | None = None,
 ) -> Dataset:
     """Cut labelled windows from a table: passes over its epochs, each with other window borders.
 
@@ -89,32 +93,37 @@ def training_windows(
     -------
     datasets.Dataset
         ``input_ids`` and ``labels``: a stage's code at the last token of the line that answers for a
-        scored epoch, −100 everywhere else.
+        scored epoch, −100 everywhere else. With a ``teacher`` (see :func:`finetune`) also ``teacher``,
+        its five probabilities at those tokens, 0 everywhere else.
 
     Raises
     ------
     ValueError
-        If no epoch of the table is scored.
+        If no epoch of the table is scored, or the teacher says nothing about one that is.
     """
     if not (table["stage"] != UNSCORED).any():
         raise ValueError("no epoch of the training table is scored; training needs an expert's stages")
     rng = np.random.default_rng(seed)
     stride = spec.window - spec.look_ahead
-    input_ids: list[np.ndarray] = []
-    labels: list[np.ndarray] = []
-    while len(input_ids) < n_windows:
+    texts: list[dict[str, np.ndarray]] = []
+    while len(texts) < n_windows:
         one_pass = []
         nights = random_pieces(recut(table, rng, margin_epochs), rng, piece_share)
         levels, stages = spec.levels(nights), nights["stage"].to_numpy()
+        proba = None if teacher is None else _answers_for(teacher, nights)
         for run in segments(nights):
             starts = covering_starts(run.stop - run.start, spec, stride, offset=int(rng.integers(stride)))
             windows = cut_windows(levels[run], spec, tokenizer, starts)
-            one_pass += zip(windows.input_ids, _window_labels(windows, stages[run]), strict=True)
-        for i in rng.permutation(len(one_pass)):
-            if (one_pass[i][1] != IGNORED).any():
-                input_ids.append(one_pass[i][0])
-                labels.append(one_pass[i][1])
-    return Dataset.from_dict({"input_ids": input_ids[:n_windows], "labels": labels[:n_windows]})
+            columns = {"input_ids": windows.input_ids, "labels": _window_labels(windows, stages[run])}
+            if teacher is not None:
+                columns["teacher"] = _window_answers(windows, proba[run])
+            one_pass += [
+                dict(zip(columns, rows, strict=True)) for rows in zip(*columns.values(), strict=True)
+            ]
+        texts += [
+            one_pass[i] for i in rng.permutation(len(one_pass)) if (one_pass[i]["labels"] != IGNORED).any()
+        ]
+    return Dataset.from_list(texts[:n_windows])
 
 
 def _window_labels(windows: Windows, stages: np.ndarray) -> np.ndarray:
@@ -122,6 +131,25 @@ def _window_labels(windows: Windows, stages: np.ndarray) -> np.ndarray:
     labels = np.full(windows.input_ids.shape, IGNORED, dtype=np.int64)
     labels[:, windows.positions] = np.where(answers == UNSCORED, IGNORED, answers)
     return labels
+
+
+def _answers_for(teacher: pd.DataFrame, nights: pd.DataFrame) -> np.ndarray:
+    """Give the teacher's probabilities (n_epochs, 5) for a table's epochs."""
+    proba = teacher[list(STAGES)].reindex(nights.index).to_numpy(np.float32)
+    missing = np.isnan(proba).any(axis=1) & (nights["stage"] != UNSCORED).to_numpy()
+    if missing.any():
+        subject, recording, epoch = nights.index[missing][0]
+        raise ValueError(
+            f"the teacher has no probabilities for {missing.sum()} of the training epochs, the first being "
+            f"epoch {epoch} of {recording} (subject {subject}); let it answer for every training night"
+        )
+    return np.nan_to_num(proba)
+
+
+def _window_answers(windows: Windows, proba: np.ndarray) -> np.ndarray:
+    answers = np.zeros((*windows.input_ids.shape, len(STAGES)), dtype=np.float32)
+    answers[:, windows.positions] = np.where(windows.epochs[..., None] >= 0, proba[windows.epochs], 0)
+    return answers
 
 
 def n_processes() -> int:
@@ -135,6 +163,7 @@ def build_trainer(
     config: TrainingConfig,
     work: str | Path,
     whole_model: Any = None,
+    teacher: pd.DataFrame | None = None,
 ) -> AnswerTrainer:
     """Put base model, adapter, texts and settings together; see :func:`finetune`.
 
@@ -146,7 +175,14 @@ def build_trainer(
     n_windows = config.n_steps * config.windows_per_batch * config.batches_per_step
     n_windows *= n_processes()  # each takes its share
     texts = training_windows(
-        train_table, spec, tokenizer, n_windows, config.seed, config.margin_epochs, config.piece_share
+        train_table,
+        spec,
+        tokenizer,
+        n_windows,
+        config.seed,
+        config.margin_epochs,
+        config.piece_share,
+        teacher,
     )
     with quiet_libraries():
         trainer = AnswerTrainer(
@@ -158,8 +194,9 @@ def build_trainer(
             peft_config=None if whole_model or config.start_from else lora_config(config),
             label_ids=label_ids,
             class_weights=_normalized_weights(config.class_weights, train_table["stage"]),
+            teacher_share=config.teacher_share,
             max_minutes=config.max_minutes,
-            run=_run_identity(train_table, spec, config),
+            run=_run_identity(train_table, spec, config, teacher),
         )
     set_reading(trainer.model, spec.two_way)
     if config.start_from:  # once more: trl rounds the adapter of a quantized model to bfloat16
@@ -167,7 +204,9 @@ def build_trainer(
     return trainer
 
 
-def _run_identity(train_table: pd.DataFrame, spec: PromptSpec, config: TrainingConfig) -> dict[str, Any]:
+def _run_identity(
+    train_table: pd.DataFrame, spec: PromptSpec, config: TrainingConfig, teacher: pd.DataFrame | None
+) -> dict[str, Any]:
     """Give what a resumed run must have in common with the one that was interrupted."""
     settings = asdict(config)
     for free in ("max_minutes", "checkpoint_steps"):
@@ -178,6 +217,7 @@ def _run_identity(train_table: pd.DataFrame, spec: PromptSpec, config: TrainingC
         "prompt": asdict(spec),
         "settings": settings,
         "processes": n_processes(),
+        "teacher": None if teacher is None else data_fingerprint(teacher),
     }
 
 
@@ -243,6 +283,7 @@ def finetune(
     config: TrainingConfig,
     adapter: str | Path,
     resume: bool = False,
+    teacher: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Fine-tune a base model on nights with an expert's stages, and save the adapter.
 
@@ -257,6 +298,10 @@ def finetune(
         ``<adapter>-checkpoints``, until then.
     resume : bool
         Go on from the newest complete checkpoint, if there is one.
+    teacher : pandas.DataFrame, optional
+        Another model's probabilities for the training epochs: columns ``W``, ``N1``, ``N2``, ``N3``, ``REM``,
+        the table's index. ``config.teacher_share`` of the loss is then the cross-entropy to them (knowledge
+        distillation; Hinton et al., 2015). They say how doubtful an epoch is, which one stage cannot.
 
     Returns
     -------
@@ -271,7 +316,7 @@ def finetune(
     """
     adapter = Path(adapter)
     work = adapter.with_name(f"{adapter.name}-checkpoints")
-    trainer = build_trainer(train_table, spec, config, work)
+    trainer = build_trainer(train_table, spec, config, work, teacher=teacher)
     if not resume and trainer.is_world_process_zero():
         shutil.rmtree(work, ignore_errors=True)
     checkpoint = newest_complete(work, trainer.run) if resume else None
@@ -282,7 +327,7 @@ def finetune(
     curve = pd.DataFrame([entry for entry in trainer.state.log_history if "loss" in entry])
     curve = curve[["step", "loss", "learning_rate"]]
     if trainer.is_world_process_zero():  # of several processes, one writes
-        card = _card(trainer, train_table, config, curve, minutes)
+        card = {**_card(trainer, train_table, config, curve, minutes), "taught": teacher is not None}
         save_adapter(trainer.model, adapter, spec, HypnogramPrior.from_table(train_table), card)
         shutil.rmtree(work, ignore_errors=True)
     return curve

@@ -91,6 +91,40 @@ def test_loss_is_the_weighted_cross_entropy_over_five_words(table, spec, config,
     assert loss.item() == pytest.approx(by_hand.item(), rel=1e-5)
 
 
+@pytest.fixture(scope="module")
+def teacher(table):
+    proba = np.random.default_rng(3).dirichlet(np.ones(5), len(table))
+    return pd.DataFrame(proba, index=table.index, columns=list(ss.STAGES)).assign(stage=table["stage"])
+
+
+def test_a_teacher_has_its_share_of_the_loss(table, spec, config, tmp_path, teacher, smollm2_tokenizer):
+    trainer = build_trainer(table, spec, replace(config, nf4=False), tmp_path, teacher=teacher)
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(3)])
+    with torch.no_grad():
+        loss = trainer.compute_loss(trainer.model, batch)
+        experts = trainer.compute_loss(trainer.model, {k: v for k, v in batch.items() if k != "teacher"})
+        everywhere = trainer.model(input_ids=batch["input_ids"]).logits
+    words = ss.label_token_ids(spec.labels, smollm2_tokenizer)
+    asked = batch["labels"] != IGNORED
+    said = everywhere[..., words].double().log_softmax(-1)[asked]
+    codes = batch["labels"][asked].numpy()
+    rows = [teacher.loc[table["stage"] == code, list(ss.STAGES)].to_numpy() for code in range(5)]
+    for code, proba in zip(codes, batch["teacher"][asked].numpy(), strict=True):
+        assert np.isclose(rows[code], proba, atol=1e-6).all(axis=1).any()  # an epoch of that stage said so
+    taught = -(batch["teacher"][asked].double() * said).sum(-1).mean()
+    by_hand = config.teacher_share * taught + (1 - config.teacher_share) * experts.double()
+    assert loss.item() == pytest.approx(by_hand.item(), rel=1e-5)
+    assert (batch["teacher"][~asked] == 0).all()
+
+
+def test_a_teacher_must_answer_for_every_scored_epoch(table, spec, config, tmp_path, teacher):
+    with pytest.raises(ValueError, match="no probabilities for 41 of the training epochs.*epoch 800 of"):
+        build_trainer(table, spec, config, tmp_path, teacher=teacher.iloc[:800])
+    unscored = table.copy()
+    unscored.iloc[800:, unscored.columns.get_loc("stage")] = -1
+    build_trainer(unscored, spec, config, tmp_path, teacher=teacher.iloc[:800])
+
+
 def test_accumulation_does_not_change_the_step(table, spec, config, tmp_path):
     """Four windows at once and one by one must give the same first update."""
     weights = []
