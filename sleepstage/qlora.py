@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,30 +17,28 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import PartialState
-from datasets import Dataset
 from peft import LoraConfig, load_peft_weights, set_peft_model_state_dict
 from transformers import default_data_collator, set_seed
 from trl import SFTConfig
 
-from .answer_trainer import IGNORED, AnswerTrainer
+from .answer_trainer import AnswerTrainer
 from .base_model import (
     OFFLINE_MODEL,
-    compute_dtype,
     fingerprint,
     load_base,
     load_tokenizer,
     quiet_libraries,
     set_reading,
 )
-from .checkpoints import newest_complete
+from .checkpoints import MarkComplete, newest_complete
 from .dataset import data_fingerprint
+from .export import save_adapter
+from .presets import detect, n_processes
 from .prompts import PromptSpec, label_token_ids, tokenizer_hash
 from .smoothing import HypnogramPrior
-from .splits import random_pieces, recut
 from .stager import load_adapter
 from .stages import STAGES, UNSCORED
-from .windows import Windows, covering_starts, cut_windows, segments
+from .training_text import training_windows
 
 
 @dataclass(frozen=True)
@@ -69,92 +66,10 @@ class TrainingConfig:
         0.8  # of the loss, where a teacher's probabilities are given; the expert has the rest
     )
     margin_epochs: int = 0  # 60 where nights were cut around sleep by the expert's stages
+    blur: float = 0.0  # of the digits, how many are moved by a level, so that people are not learned by heart
     piece_share: float = 0.0  # of the nights of a pass, how many are shown as a piece of 2 to 6 hours
     checkpoint_steps: int = 50
     seed: int = 0
-
-
-def training_windows(
-    table: pd.DataFrame,
-    spec: PromptSpec,
-    tokenizer: Any,
-    n_windows: int,
-    seed: int = 0,
-    margin_epochs: int = 0,
-    piece_share: float = 0.0,
-    teacher: pd.DataFrame | None = None,
-) -> Dataset:
-    """Cut labelled windows from a table: passes over its epochs, each with other window borders.
-
-    In every pass, each night loses 0 to ``margin_epochs`` epochs at both ends (:func:`sleepstage.recut`), and
-    a share of them is shown in part only (:func:`sleepstage.splits.random_pieces`).
-
-    Returns
-    -------
-    datasets.Dataset
-        ``input_ids`` and ``labels``: a stage's code at the last token of the line that answers for a
-        scored epoch, −100 everywhere else. With a ``teacher`` (see :func:`finetune`) also ``teacher``,
-        its five probabilities at those tokens, 0 everywhere else.
-
-    Raises
-    ------
-    ValueError
-        If no epoch of the table is scored, or the teacher says nothing about one that is.
-    """
-    if not (table["stage"] != UNSCORED).any():
-        raise ValueError("no epoch of the training table is scored; training needs an expert's stages")
-    rng = np.random.default_rng(seed)
-    stride = spec.window - spec.look_ahead
-    texts: list[dict[str, np.ndarray]] = []
-    while len(texts) < n_windows:
-        one_pass = []
-        nights = random_pieces(recut(table, rng, margin_epochs), rng, piece_share)
-        levels, stages = spec.levels(nights), nights["stage"].to_numpy()
-        proba = None if teacher is None else _answers_for(teacher, nights)
-        for run in segments(nights):
-            starts = covering_starts(run.stop - run.start, spec, stride, offset=int(rng.integers(stride)))
-            windows = cut_windows(levels[run], spec, tokenizer, starts)
-            columns = {"input_ids": windows.input_ids, "labels": _window_labels(windows, stages[run])}
-            if teacher is not None:
-                columns["teacher"] = _window_answers(windows, proba[run])
-            one_pass += [
-                dict(zip(columns, rows, strict=True)) for rows in zip(*columns.values(), strict=True)
-            ]
-        texts += [
-            one_pass[i] for i in rng.permutation(len(one_pass)) if (one_pass[i]["labels"] != IGNORED).any()
-        ]
-    return Dataset.from_list(texts[:n_windows])
-
-
-def _window_labels(windows: Windows, stages: np.ndarray) -> np.ndarray:
-    answers = np.where(windows.epochs >= 0, stages[windows.epochs], UNSCORED)
-    labels = np.full(windows.input_ids.shape, IGNORED, dtype=np.int64)
-    labels[:, windows.positions] = np.where(answers == UNSCORED, IGNORED, answers)
-    return labels
-
-
-def _answers_for(teacher: pd.DataFrame, nights: pd.DataFrame) -> np.ndarray:
-    """Give the teacher's probabilities (n_epochs, 5) for a table's epochs."""
-    proba = teacher[list(STAGES)].reindex(nights.index).to_numpy(np.float32)
-    missing = np.isnan(proba).any(axis=1) & (nights["stage"] != UNSCORED).to_numpy()
-    if missing.any():
-        subject, recording, epoch = nights.index[missing][0]
-        raise ValueError(
-            f"the teacher has no probabilities for {missing.sum()} of the training epochs, the first being "
-            f"epoch {epoch} of {recording} (subject {subject}); let it answer for every training night"
-        )
-    return np.nan_to_num(proba)
-
-
-def _window_answers(windows: Windows, proba: np.ndarray) -> np.ndarray:
-    answers = np.zeros((*windows.input_ids.shape, len(STAGES)), dtype=np.float32)
-    answers[:, windows.positions] = np.where(windows.epochs[..., None] >= 0, proba[windows.epochs], 0)
-    return answers
-
-
-def n_processes() -> int:
-    """Give the number of processes that train together: one, or as many as torchrun started."""
-    return PartialState(cpu=not torch.cuda.is_available()).num_processes
 
 
 def build_trainer(
@@ -164,6 +79,7 @@ def build_trainer(
     work: str | Path,
     whole_model: Any = None,
     teacher: pd.DataFrame | None = None,
+    copy_to: str | Path | None = None,
 ) -> AnswerTrainer:
     """Put base model, adapter, texts and settings together; see :func:`finetune`.
 
@@ -183,6 +99,7 @@ def build_trainer(
         config.margin_epochs,
         config.piece_share,
         teacher,
+        config.blur,
     )
     with quiet_libraries():
         trainer = AnswerTrainer(
@@ -198,6 +115,7 @@ def build_trainer(
             max_minutes=config.max_minutes,
             run=_run_identity(train_table, spec, config, teacher),
         )
+    trainer.add_callback(MarkComplete(trainer.run, copy_to))
     set_reading(trainer.model, spec.two_way)
     if config.start_from:  # once more: trl rounds the adapter of a quantized model to bfloat16
         set_peft_model_state_dict(trainer.model, load_peft_weights(config.start_from, device="cpu"))
@@ -249,7 +167,6 @@ def _normalized_weights(weights: tuple[float, ...], stages: pd.Series) -> torch.
 
 def training_arguments(config: TrainingConfig, work: str | Path) -> SFTConfig:
     """Give trl's settings; ``work`` is the folder for checkpoints."""
-    on_cpu = not torch.cuda.is_available()
     return SFTConfig(
         output_dir=str(work),
         max_steps=config.n_steps,
@@ -259,10 +176,7 @@ def training_arguments(config: TrainingConfig, work: str | Path) -> SFTConfig:
         warmup_steps=config.warmup_steps,
         weight_decay=0.0,
         max_grad_norm=1.0,
-        use_cpu=on_cpu,
-        fp16=compute_dtype() is torch.float16,
-        bf16=compute_dtype() is torch.bfloat16,
-        gradient_checkpointing=not on_cpu,
+        **detect().trainer_settings(),
         max_length=None,  # trl's default would cut texts at 1,024 tokens without a word
         dataset_kwargs={"skip_prepare_dataset": True},  # the texts are tokens already
         remove_unused_columns=False,
@@ -273,7 +187,6 @@ def training_arguments(config: TrainingConfig, work: str | Path) -> SFTConfig:
         report_to="none",  # wandb is preinstalled on Colab
         disable_tqdm=True,  # ours shows the loss beside the time that is left
         seed=config.seed,
-        dataloader_pin_memory=not on_cpu,
     )
 
 
@@ -284,6 +197,7 @@ def finetune(
     adapter: str | Path,
     resume: bool = False,
     teacher: pd.DataFrame | None = None,
+    copy_to: str | Path | None = None,
 ) -> pd.DataFrame:
     """Fine-tune a base model on nights with an expert's stages, and save the adapter.
 
@@ -302,6 +216,9 @@ def finetune(
         Another model's probabilities for the training epochs: columns ``W``, ``N1``, ``N2``, ``N3``, ``REM``,
         the table's index. ``config.teacher_share`` of the loss is then the cross-entropy to them (knowledge
         distillation; Hinton et al., 2015). They say how doubtful an epoch is, which one stage cannot.
+    copy_to : str or Path, optional
+        A folder on another disk, such as a mounted Drive, that gets a copy of each checkpoint; ``resume``
+        looks there as well. The copies stay when the training is complete.
 
     Returns
     -------
@@ -316,10 +233,11 @@ def finetune(
     """
     adapter = Path(adapter)
     work = adapter.with_name(f"{adapter.name}-checkpoints")
-    trainer = build_trainer(train_table, spec, config, work, teacher=teacher)
+    trainer = build_trainer(train_table, spec, config, work, teacher=teacher, copy_to=copy_to)
     if not resume and trainer.is_world_process_zero():
         shutil.rmtree(work, ignore_errors=True)
-    checkpoint = newest_complete(work, trainer.run) if resume else None
+    places = [work] if copy_to is None else [work, Path(copy_to)]
+    checkpoint = newest_complete(places, trainer.run) if resume else None
     started = time.monotonic()
     with quiet_libraries():
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -357,38 +275,6 @@ def _card(trainer, train_table, config, curve, minutes) -> dict[str, Any]:
         "minutes": round(minutes, 2),
         "curve": curve.to_dict("records"),
     }
-
-
-def save_adapter(
-    model: Any, folder: str | Path, spec: PromptSpec, prior: HypnogramPrior, card: dict[str, Any]
-) -> None:
-    """Write an adapter folder whole: the weights, ``prompt.json``, ``prior.json`` and ``train.json``."""
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    model.peft_config["default"].base_model_name_or_path = str(card["base"])
-    adapter_weights = [parameter for name, parameter in model.named_parameters() if "lora_" in name]
-    for weight in adapter_weights:  # half the file; the model in hand gets the same rounded weights
-        weight.data = weight.data.half()
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        whole = Path(scratch) / folder.name
-        model.save_pretrained(whole, save_embedding_layers=False)  # they are the base model's own
-        (whole / "README.md").unlink(missing_ok=True)  # peft's empty template
-        _keep_only_what_is_set(whole / "adapter_config.json")
-        spec.save(whole / "prompt.json")
-        prior.save(whole / "prior.json")
-        (whole / "train.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        whole.replace(folder)
-    for weight in adapter_weights:
-        weight.data = weight.data.float()
-
-
-def _keep_only_what_is_set(config: Path) -> None:
-    """Drop the settings that are off: an older peft does not know a newer one's."""
-    settings = json.loads(config.read_text(encoding="utf-8"))
-    kept = {name: value for name, value in settings.items() if value not in (None, False, {})}
-    config.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
 def _plain(value: Any) -> Any:

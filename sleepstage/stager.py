@@ -30,13 +30,8 @@ from .smoothing import HypnogramPrior
 from .stages import STAGES
 from .windows import covering_starts, cut_windows, segments
 
-ADAPTER_FILES = (
-    "adapter_config.json",
-    "adapter_model.safetensors",
-    "prompt.json",
-    "prior.json",
-    "train.json",
-)
+OWN_FILES = ("prompt.json", "prior.json", "train.json")
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", *OWN_FILES)
 SHIPPED_ADAPTER = Path(__file__).parent / "data" / "adapter"
 DENSE_SLEEP = 20  # epochs: ten minutes, half of them asleep, are sleep; a lone wrong epoch is not
 WAKE_MARGIN = 60  # epochs of wake kept on both sides of sleep: half an hour, as in the training nights
@@ -88,12 +83,13 @@ class Stager:
         Parameters
         ----------
         adapter : str or Path, optional
-            An adapter folder written by :func:`sleepstage.finetune`; by default the one that ships with the
+            An adapter folder written by :func:`sleepstage.finetune`, or a model's written by
+            :func:`sleepstage.merge`, which needs no base model; by default the adapter that ships with the
             package.
         base : str or Path, optional
             Where the base model lies, if not where it was in training.
         nf4 : bool, optional
-            Quantize the base model, or do not; by default as in training.
+            Quantize the base model, or do not; by default as in training (not if merged).
 
         Raises
         ------
@@ -103,7 +99,10 @@ class Stager:
             If the base model or its tokenizer is not the one that the adapter was trained on.
         """
         adapter = Path(adapter or SHIPPED_ADAPTER)
-        model, tokenizer, card = load_adapter(adapter, base, nf4)
+        if (adapter / "config.json").is_file():
+            model, tokenizer, card = load_base(adapter, bool(nf4)), load_tokenizer(adapter), _card(adapter)
+        else:
+            model, tokenizer, card = load_adapter(adapter, base, nf4)
         spec, prior = PromptSpec.load(adapter / "prompt.json"), HypnogramPrior.load(adapter / "prior.json")
         return cls(model, tokenizer, spec, card["subjects"], prior)
 
@@ -142,6 +141,30 @@ class Stager:
         if again.any():
             proba[again] = self._read(table[again], stride, windows_per_batch)
         return self.prior.apply(proba) if with_prior and self.prior else proba
+
+    def answer(self, levels: np.ndarray, row: int) -> np.ndarray:
+        """Read one window around an epoch, and give that epoch's probabilities.
+
+        Parameters
+        ----------
+        levels : int8 (n_epochs, n_digits)
+            Consecutive epochs as :meth:`PromptSpec.levels` gives them, or changed by hand.
+        row : int
+            Which of them is asked for.
+
+        Returns
+        -------
+        numpy.ndarray, shape (5,)
+            The probabilities of W, N1, N2, N3, REM, as read: no other window is averaged in, and neither
+            temperature nor stage transitions are applied.
+        """
+        n_answers = self.spec.window - self.spec.look_ahead
+        first = min(max(0, row - n_answers // 2), max(0, len(levels) - n_answers))
+        lines = levels[first : first + self.spec.window]
+        window = cut_windows(lines, self.spec, self.tokenizer, np.array([0]))
+        with quiet_libraries():
+            proba = self._answer(window.input_ids, window.positions)
+        return proba[0, row - first + self.spec.look_ahead]
 
     def _read(self, table: pd.DataFrame, stride: int, windows_per_batch: int) -> pd.DataFrame:
         """Read a table's nights once, window by window."""
@@ -186,7 +209,7 @@ def load_adapter(
     missing = [name for name in ADAPTER_FILES if not (adapter / name).is_file()]
     if missing:
         raise FileNotFoundError(f"{adapter} is not an adapter folder: it lacks {', '.join(missing)}")
-    card = json.loads((adapter / "train.json").read_text(encoding="utf-8"))
+    card = _card(adapter)
     base = card["base"] if base is None else base
     tokenizer = load_tokenizer(base)
     _check_fits(adapter, card, base, tokenizer, PromptSpec.load(adapter / "prompt.json"))
@@ -194,6 +217,10 @@ def load_adapter(
         base_model = load_base(base, card["nf4"] if nf4 is None else nf4)
         model = PeftModel.from_pretrained(base_model, str(adapter), is_trainable=trainable)
     return model, tokenizer, card
+
+
+def _card(adapter: Path) -> dict[str, Any]:
+    return json.loads((adapter / "train.json").read_text(encoding="utf-8"))
 
 
 def _around_sleep(proba: pd.DataFrame) -> np.ndarray:

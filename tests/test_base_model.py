@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import zipfile
 
@@ -74,10 +75,17 @@ def test_prepare_refuses_another_model_file(monkeypatch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_precision_is_decided_by_compute_capability(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)  # what a T4 says, and should not
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
-    assert base_model.compute_dtype() is torch.float16
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
-    assert base_model.compute_dtype() is torch.bfloat16
+def test_base_that_comes_quantized_computes_as_this_machine_does(tiny_base, tmp_path):
+    """Ungated copies in NF4 were made on machines with bfloat16, and say so; a T4 would emulate it."""
+    quantized = ss.load_base(tiny_base, nf4=True)
+    quantized.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["quantization_config"]["bnb_4bit_compute_dtype"] = "bfloat16"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    reloaded, plain = ss.load_base(tmp_path), ss.load_base(tmp_path, nf4=False)
+    assert reloaded.model.layers[0].mlp.up_proj.compute_dtype == torch.float32
+    assert plain.model.layers[0].mlp.up_proj.weight.dtype == torch.float32
+    ids = torch.tensor([[33, 34, 42]])
+    with torch.inference_mode():
+        for other in (reloaded, plain):
+            torch.testing.assert_close(other(ids).logits, quantized(ids).logits)

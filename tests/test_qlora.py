@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,6 +20,7 @@ from sleepstage.__main__ import main
 from sleepstage.answer_trainer import IGNORED, Clock
 from sleepstage.prompts import night_text
 from sleepstage.qlora import build_trainer
+from sleepstage.training_text import blurred
 from sleepstage.windows import cut_windows
 
 DIGITS = (ss.Digit("std_uv"), ss.Digit("mobility"))
@@ -63,6 +66,18 @@ def test_every_scored_epoch_is_learned_in_a_pass_and_unscored_ones_never(table, 
 def test_a_table_without_stages_is_refused(table, spec, smollm2_tokenizer):
     with pytest.raises(ValueError, match="no epoch of the training table is scored"):
         ss.training_windows(table.assign(stage=-1), spec, smollm2_tokenizer, 1)
+
+
+def test_blur_moves_digits_by_one_level_and_hides_some():
+    rng = np.random.default_rng(0)
+    levels = rng.integers(0, 10, size=(5000, 8)).astype(np.int8)
+    seen = blurred(levels, rng, 0.4)
+    known, inside = levels > 0, (levels > 1) & (levels < 9)
+    assert (seen[~known] == 0).all() and seen.min() == 0 and seen.max() == 9
+    assert (seen[known] == 0).mean() == pytest.approx(0.1, abs=0.01)
+    moved = np.abs(seen.astype(int) - levels)[inside & (seen > 0)]
+    assert set(moved) == {0, 1} and moved.mean() == pytest.approx(0.4 / 0.9, abs=0.01)
+    assert blurred(levels, rng, 0.0) is levels
 
 
 @pytest.mark.parametrize("nf4", [False, True])
@@ -251,6 +266,47 @@ def test_interrupted_training_ends_where_it_would_have(
     )
     for name, weight in one.items():
         torch.testing.assert_close(two[name], weight, atol=0, rtol=0)
+
+
+def test_a_copy_elsewhere_is_enough_to_go_on(table, spec, steady, straight, tmp_path):
+    """The machine vanishes with its disk; the Drive has the newest two checkpoints."""
+    drive, lost = tmp_path / "drive", tmp_path / "lost" / "adapter"
+    trainer = build_trainer(table, spec, steady, lost.with_name("adapter-checkpoints"), copy_to=drive)
+    trainer.add_callback(Interrupt())
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    (drive / ".checkpoint-6").mkdir()  # a copy that was cut off
+    resumed = ss.finetune(table, spec, steady, tmp_path / "new" / "adapter", resume=True, copy_to=drive)
+    pd.testing.assert_frame_equal(resumed, straight[1])
+    assert {path.name for path in drive.iterdir()} == {"checkpoint-4", "checkpoint-6"}
+
+
+def test_a_full_disk_is_named_and_leaves_the_checkpoint_before(table, spec, steady, straight, tmp_path):
+    """A limit on the size of files stands for the disk: what torch meets is the same failing write."""
+    adapter = tmp_path / "adapter"
+    trainer = build_trainer(table, spec, steady, tmp_path / "adapter-checkpoints")
+    trainer.add_callback(FillDisk(after=2))
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # or the limit would kill the process
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(
+            OSError, match="step 4: could not write a checkpoint .* free some space, then resume"
+        ):
+            trainer.train()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    resumed = ss.finetune(table, spec, steady, adapter, resume=True)
+    pd.testing.assert_frame_equal(resumed, straight[1])
+
+
+class FillDisk(TrainerCallback):
+    def __init__(self, after: int):
+        self.after = after
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.after:
+            hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
 
 
 def test_a_checkpoint_of_another_run_is_refused_and_kept(table, spec, steady, interrupted):

@@ -1,0 +1,126 @@
+"""An adapter as files: written whole, merged into its base model, pushed to a hub."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
+
+from .base_model import quiet_libraries
+from .prompts import PromptSpec
+from .smoothing import HypnogramPrior
+from .stager import OWN_FILES, load_adapter
+
+
+def save_adapter(
+    model: Any, folder: str | Path, spec: PromptSpec, prior: HypnogramPrior, card: dict[str, Any]
+) -> None:
+    """Write an adapter folder whole: the weights, ``prompt.json``, ``prior.json`` and ``train.json``."""
+    model.peft_config["default"].base_model_name_or_path = str(card["base"])
+    adapter_weights = [parameter for name, parameter in model.named_parameters() if "lora_" in name]
+    for weight in adapter_weights:  # half the file; the model in hand gets the same rounded weights
+        weight.data = weight.data.half()
+    with _whole(Path(folder)) as scratch:
+        model.save_pretrained(scratch, save_embedding_layers=False)  # they are the base model's own
+        (scratch / "README.md").unlink(missing_ok=True)  # peft's empty template
+        _keep_only_what_is_set(scratch / "adapter_config.json")
+        spec.save(scratch / "prompt.json")
+        prior.save(scratch / "prior.json")
+        (scratch / "train.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    for weight in adapter_weights:
+        weight.data = weight.data.float()
+
+
+def merge(adapter: str | Path, folder: str | Path, base: str | Path | None = None) -> Path:
+    """Add an adapter to its base model's weights, and write an ordinary model that needs no peft.
+
+    The base model is not quantized for that, nor is the result: an adapter that was trained beside NF4
+    weights is added to the exact ones that they stand for, and answers as ``Stager.from_pretrained(adapter,
+    nf4=False)`` does. A base that exists in NF4 only is dequantized first. The folder, with four bytes a
+    weight on a CPU, is read by ``Stager.from_pretrained(folder)``, and by whatever reads a LLaMA; but
+    others read from left to right only, and misread with an adapter that was trained to read both ways.
+
+    Parameters
+    ----------
+    adapter : str or Path
+        An adapter folder written by :func:`sleepstage.finetune`.
+    folder : str or Path
+        The folder to write; what it held is replaced.
+    base : str or Path, optional
+        Where the base model lies, if not where it was in training.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the adapter folder is incomplete.
+    ValueError
+        If the base model is not the one that the adapter was trained on, or the folder is the adapter's own.
+    """
+    adapter, folder = Path(adapter), Path(folder)
+    if folder.resolve() == adapter.resolve():
+        raise ValueError(f"the merged model would replace the adapter in {adapter}; name another folder")
+    model, tokenizer, _ = load_adapter(adapter, base, nf4=False)
+    with _whole(folder) as scratch, quiet_libraries():
+        merged = model.merge_and_unload()
+        merged.save_pretrained(scratch, save_original_format=False)  # not in NF4, if the base came so
+        tokenizer.save_pretrained(scratch)
+        for name in OWN_FILES:
+            shutil.copy2(adapter / name, scratch)
+    return folder
+
+
+def push(folder: str | Path, repo: str, token: str | None) -> str:
+    """Upload an adapter or a merged model to a private repository on the Hugging Face hub.
+
+    Parameters
+    ----------
+    folder : str or Path
+    repo : str
+        ``"owner/name"``; made if it does not exist.
+    token : str or None
+        A token that may write. It is never looked for: whoever uploads hands it over.
+
+    Returns
+    -------
+    str
+        The address of what was uploaded.
+
+    Raises
+    ------
+    ValueError
+        If there is no token.
+    """
+    if not token:
+        raise ValueError(
+            f"nothing was uploaded to {repo}: there is no token. Make one that may write at "
+            "https://huggingface.co/settings/tokens and pass it as token=…"
+        )
+    hub = HfApi(token=token)
+    hub.create_repo(repo, private=True, exist_ok=True)  # train.json names the people it learned from
+    return str(hub.upload_folder(folder_path=folder, repo_id=repo))
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """Give an empty folder that takes the place of another one when it is complete."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        whole = Path(scratch) / folder.name
+        whole.mkdir()
+        yield whole
+        if folder.exists():
+            shutil.rmtree(folder)
+        whole.replace(folder)
+
+
+def _keep_only_what_is_set(config: Path) -> None:
+    """Drop the settings that are off: an older peft does not know a newer one's."""
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    kept = {name: value for name, value in settings.items() if value not in (None, False, {})}
+    config.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")

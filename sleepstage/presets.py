@@ -1,0 +1,139 @@
+"""What depends on the machine: which model it can tune, in which precision, with which optimizer.
+
+Nothing else in the package asks what the machine is. A preset is chosen by :func:`detect`, and the code is
+the same for all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import PartialState
+
+if TYPE_CHECKING:
+    from .qlora import TrainingConfig
+
+OFFLINE_MODEL = "smollm2-135m-instruct"
+LLAMA_3B = "unsloth/Llama-3.2-3B-Instruct-bnb-4bit"  # in NF4 already, and not gated as Meta's own is
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The settings that a kind of machine decides.
+
+    Attributes
+    ----------
+    name : str
+    base : str
+        The base model to tune, unless another is asked for.
+    on_gpu : bool
+    dtype : torch.dtype
+        The precision to compute in.
+    optimizer : str
+        transformers' name for it.
+    gradient_checkpointing : bool
+        Keep only what goes into a layer, and compute the rest again on the way back.
+    windows_per_batch, batches_per_step : int
+        Windows read at once, and how often before the weights move.
+    memory_gib : float
+        What the machine has for weights, activations and all the rest.
+    peak_tflops : float or None
+        The maker's figure for matrix products in ``dtype``, in 10¹² operations a second.
+    attention : str
+        transformers' name for the attention kernel.
+    """
+
+    name: str
+    base: str
+    on_gpu: bool
+    dtype: torch.dtype
+    optimizer: str
+    gradient_checkpointing: bool
+    windows_per_batch: int
+    batches_per_step: int
+    memory_gib: float
+    peak_tflops: float | None
+    attention: str = "sdpa"  # FlashAttention-2 needs compute capability 8; PyTorch's own runs everywhere
+
+    def __str__(self) -> str:
+        checkpointing = ", gradient checkpointing" * self.gradient_checkpointing
+        return f"{self.name} ({str(self.dtype).removeprefix('torch.')}, {self.optimizer}{checkpointing})"
+
+    def training_config(self, **settings: Any) -> TrainingConfig:
+        """Give a training configuration for this machine; any setting can be given instead."""
+        from .qlora import TrainingConfig
+
+        own = {name: getattr(self, name) for name in ("base", "windows_per_batch", "batches_per_step")}
+        return TrainingConfig(**{**own, **settings})
+
+    def loading_settings(self) -> dict[str, Any]:
+        """Give what ``from_pretrained`` is told: every process of a launch takes a GPU of its own."""
+        device = f"cuda:{PartialState().local_process_index}" if self.on_gpu else "cpu"
+        return {"dtype": self.dtype, "device_map": {"": device}, "attn_implementation": self.attention}
+
+    def trainer_settings(self) -> dict[str, Any]:
+        """Give what trl's ``SFTConfig`` is told; left alone, it turns bfloat16 on, on a T4 as well."""
+        return {
+            "use_cpu": not self.on_gpu,
+            "fp16": self.dtype is torch.float16,
+            "bf16": self.dtype is torch.bfloat16,
+            "optim": self.optimizer,
+            "gradient_checkpointing": self.gradient_checkpointing,
+            "dataloader_pin_memory": self.on_gpu,
+        }
+
+
+CPU = Preset(
+    name="cpu",
+    base=OFFLINE_MODEL,  # 135 million parameters: a lesson takes minutes, and no hub is needed
+    on_gpu=False,
+    dtype=torch.float32,  # few CPUs compute faster in half precision
+    optimizer="adamw_torch_fused",  # PyTorch's; the adapter's states are 40 MB
+    gradient_checkpointing=False,  # it would cost a third more time, which is what is scarce
+    windows_per_batch=2,  # hardly faster with more, and each takes up to 0.9 GB
+    batches_per_step=2,  # four windows a step, as everywhere
+    memory_gib=12.7,  # a free Colab machine; most laptops have more
+    peak_tflops=None,  # CPUs differ by a factor of ten
+)
+T4 = Preset(
+    name="t4",
+    base=LLAMA_3B,
+    on_gpu=True,
+    dtype=torch.float16,  # compute capability 7.5 has no bfloat16: it is emulated, and slow
+    optimizer="paged_adamw_8bit",  # a quarter of the states' memory, which moves to the host when it is short
+    gradient_checkpointing=True,  # a third more time for a fifth of the activations
+    windows_per_batch=4,  # enough to keep the card busy
+    batches_per_step=1,
+    memory_gib=14.7,  # of its 16 GB, what a program gets to see
+    peak_tflops=65.0,  # NVIDIA's data sheet, float16 with tensor cores
+)
+AMPERE = Preset(
+    name="ampere",
+    base=LLAMA_3B,
+    on_gpu=True,
+    dtype=torch.bfloat16,  # from compute capability 8: float32's range, so that no loss has to be scaled
+    optimizer="adamw_torch_fused",  # 0.2 GB of states need no compression here
+    gradient_checkpointing=False,  # its memory has room for the activations: the plan says how much
+    windows_per_batch=4,
+    batches_per_step=1,
+    memory_gib=22.0,  # an L4, the smallest of these cards that Colab has
+    peak_tflops=121.0,  # NVIDIA's data sheet for the L4; an A100 has 312
+)
+PRESETS = {preset.name: preset for preset in (CPU, T4, AMPERE)}
+
+
+def detect() -> Preset:
+    """Choose the preset for this machine.
+
+    By compute capability: ``torch.cuda.is_bf16_supported()`` says yes on a T4 too, and means emulation.
+    """
+    if not torch.cuda.is_available():
+        return CPU
+    return AMPERE if torch.cuda.get_device_capability() >= (8, 0) else T4
+
+
+def n_processes() -> int:
+    """Give the number of processes that train together: one, or as many as torchrun started."""
+    return PartialState(cpu=not torch.cuda.is_available()).num_processes

@@ -1,0 +1,108 @@
+"""Training texts: labelled windows of digits, cut anew in every pass over the nights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from datasets import Dataset
+
+from .answer_trainer import IGNORED
+from .prompts import MISSING, N_LEVELS, PromptSpec
+from .splits import random_pieces, recut
+from .stages import STAGES, UNSCORED
+from .windows import Windows, covering_starts, cut_windows, segments
+
+
+def training_windows(
+    table: pd.DataFrame,
+    spec: PromptSpec,
+    tokenizer: Any,
+    n_windows: int,
+    seed: int = 0,
+    margin_epochs: int = 0,
+    piece_share: float = 0.0,
+    teacher: pd.DataFrame | None = None,
+    blur: float = 0.0,
+) -> Dataset:
+    """Cut labelled windows from a table: passes over its epochs, each with other window borders.
+
+    In every pass, each night loses 0 to ``margin_epochs`` epochs at both ends (:func:`sleepstage.recut`), and
+    a share of them is shown in part only (:func:`sleepstage.splits.random_pieces`), and a share of the digits
+    is changed (:func:`blurred`).
+
+    Returns
+    -------
+    datasets.Dataset
+        ``input_ids`` and ``labels``: a stage's code at the last token of the line that answers for a
+        scored epoch, −100 everywhere else. With a ``teacher`` (see :func:`finetune`) also ``teacher``,
+        its five probabilities at those tokens, 0 everywhere else.
+
+    Raises
+    ------
+    ValueError
+        If no epoch of the table is scored, or the teacher says nothing about one that is.
+    """
+    if not (table["stage"] != UNSCORED).any():
+        raise ValueError("no epoch of the training table is scored; training needs an expert's stages")
+    rng = np.random.default_rng(seed)
+    stride = spec.window - spec.look_ahead
+    texts: list[dict[str, np.ndarray]] = []
+    while len(texts) < n_windows:
+        one_pass = []
+        nights = random_pieces(recut(table, rng, margin_epochs), rng, piece_share)
+        levels, stages = blurred(spec.levels(nights), rng, blur), nights["stage"].to_numpy()
+        proba = None if teacher is None else _answers_for(teacher, nights)
+        for run in segments(nights):
+            starts = covering_starts(run.stop - run.start, spec, stride, offset=int(rng.integers(stride)))
+            windows = cut_windows(levels[run], spec, tokenizer, starts)
+            columns = {"input_ids": windows.input_ids, "labels": _window_labels(windows, stages[run])}
+            if teacher is not None:
+                columns["teacher"] = _window_answers(windows, proba[run])
+            one_pass += [
+                dict(zip(columns, rows, strict=True)) for rows in zip(*columns.values(), strict=True)
+            ]
+        texts += [
+            one_pass[i] for i in rng.permutation(len(one_pass)) if (one_pass[i]["labels"] != IGNORED).any()
+        ]
+    return Dataset.from_list(texts[:n_windows])
+
+
+def blurred(levels: np.ndarray, rng: np.random.Generator, share: float) -> np.ndarray:
+    """Move a share of the digits to a level beside theirs, and hide a quarter as many.
+
+    The same nights look new in every pass then, and are not learned by heart.
+    """
+    if not share:
+        return levels
+    moved = np.clip(levels + rng.choice([-1, 1], size=levels.shape), 1, N_LEVELS)
+    chance = rng.random(levels.shape)
+    shaken = np.where(chance < share, moved, np.where(chance < 1.25 * share, MISSING, levels))
+    return np.where(levels == MISSING, MISSING, shaken).astype(levels.dtype)
+
+
+def _window_labels(windows: Windows, stages: np.ndarray) -> np.ndarray:
+    answers = np.where(windows.epochs >= 0, stages[windows.epochs], UNSCORED)
+    labels = np.full(windows.input_ids.shape, IGNORED, dtype=np.int64)
+    labels[:, windows.positions] = np.where(answers == UNSCORED, IGNORED, answers)
+    return labels
+
+
+def _answers_for(teacher: pd.DataFrame, nights: pd.DataFrame) -> np.ndarray:
+    """Give the teacher's probabilities (n_epochs, 5) for a table's epochs."""
+    proba = teacher[list(STAGES)].reindex(nights.index).to_numpy(np.float32)
+    missing = np.isnan(proba).any(axis=1) & (nights["stage"] != UNSCORED).to_numpy()
+    if missing.any():
+        subject, recording, epoch = nights.index[missing][0]
+        raise ValueError(
+            f"the teacher has no probabilities for {missing.sum()} of the training epochs, the first being "
+            f"epoch {epoch} of {recording} (subject {subject}); let it answer for every training night"
+        )
+    return np.nan_to_num(proba)
+
+
+def _window_answers(windows: Windows, proba: np.ndarray) -> np.ndarray:
+    answers = np.zeros((*windows.input_ids.shape, len(STAGES)), dtype=np.float32)
+    answers[:, windows.positions] = np.where(windows.epochs[..., None] >= 0, proba[windows.epochs], 0)
+    return answers

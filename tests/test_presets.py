@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import ast
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+
+import sleepstage as ss
+from sleepstage.presets import AMPERE, CPU, PRESETS, T4
+from sleepstage.qlora import training_arguments
+
+PACKAGE = Path(ss.__file__).parent
+WORDS = ("cuda", "device", "is_available")
+
+ALLOWED = {
+    ("answer_trainer.py", "weight=self.class_weights.to(targets.device),"): "wherever the batch is",
+    ("trace.py", 'with torch.device("meta"):'): "PyTorch's word for tensors without content",
+    ("plan.py", "of scaled-dot-product attention among them"): "tells a reader what a plan leaves out",
+    (
+        "qlora.py",
+        'load_peft_weights(config.start_from, device="cpu")',
+    ): "copied to the model from there",
+    ("qlora.py", "per_device_train_batch_size=config.windows_per_batch,"): "trl's name for a batch",
+    ("stager.py", "device = self.model.device"): "wherever the model is",
+    ("stager.py", "torch.as_tensor(input_ids, device=device)"): "wherever the model is",
+    ("stager.py", "torch.as_tensor(positions, device=device)"): "wherever the model is",
+    ("workshop.py", "ids.to(model.device)"): "wherever the model is",
+}
+"""A piece of every line of code outside presets.py that says such a word, and why it may."""
+
+
+def mentions(file: Path) -> list[tuple[str, str]]:
+    """Lines of code with one of the words in a name or a text; comments and docstrings say what they like."""
+    source = file.read_text(encoding="utf-8")
+    tree = ast.parse(source)
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    found = set()
+    for node in ast.walk(tree):
+        texts = [value for _, value in ast.iter_fields(node) if isinstance(value, str)]
+        if id(node) not in docstrings and any(word in text.lower() for text in texts for word in WORDS):
+            found.add((node.lineno, node.end_lineno))
+    lines = source.splitlines()
+    return [(file.name, "\n".join(lines[first - 1 : last])) for first, last in sorted(found)]
+
+
+def test_only_the_presets_know_the_machine():
+    used = set()
+    for file in sorted(PACKAGE.glob("*.py")):
+        if file.name == "presets.py":
+            continue
+        for name, code in mentions(file):
+            reasons = {(where, piece) for where, piece in ALLOWED if where == name and piece in code}
+            assert reasons, f"{name} knows the machine; let a preset decide, or say why: {code.strip()}"
+            used |= reasons
+    assert used == set(ALLOWED), "no longer there"
+
+
+def test_the_search_for_mentions_finds_them(tmp_path):
+    file = tmp_path / "module.py"
+    code = ['x = "cuda:0"', "y = a.is_available()  # cuda", "z = f(device=1)"]
+    file.write_text("\n".join(['"""The device."""', *code, "w = 3  # cuda"]))
+    assert [found for _, found in mentions(file)] == code
+
+
+@pytest.mark.parametrize(("capability", "preset"), [((7, 5), T4), ((8, 0), AMPERE), ((9, 0), AMPERE)])
+def test_preset_is_chosen_by_compute_capability(monkeypatch, capability, preset):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)  # what a T4 says, and should not
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert ss.detect() is preset
+
+
+def test_preset_without_a_gpu_is_the_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert ss.detect() is CPU
+
+
+def test_precision_is_what_the_card_computes():
+    assert {name: preset.dtype for name, preset in PRESETS.items()} == {
+        "cpu": torch.float32,
+        "t4": torch.float16,
+        "ampere": torch.bfloat16,
+    }
+    for preset in PRESETS.values():
+        settings = preset.trainer_settings()
+        assert settings["fp16"] == (preset is T4) and settings["bf16"] == (preset is AMPERE)
+        assert settings["use_cpu"] == (preset is CPU)
+        assert preset.loading_settings()["dtype"] is preset.dtype
+
+
+def test_every_process_of_a_launch_loads_to_its_own_gpu(monkeypatch):
+    monkeypatch.setattr("sleepstage.presets.PartialState", lambda: type("", (), {"local_process_index": 1}))
+    assert T4.loading_settings()["device_map"] == {"": "cuda:1"}
+    assert CPU.loading_settings()["device_map"] == {"": "cpu"}
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=str)
+def test_training_config_is_the_preset_where_nothing_else_is_asked(preset):
+    config = preset.training_config(n_steps=7, windows_per_batch=3)
+    assert (config.base, config.batches_per_step) == (preset.base, preset.batches_per_step)
+    assert (config.n_steps, config.windows_per_batch) == (7, 3)
+    own = {"base", "windows_per_batch", "batches_per_step", "n_steps"}
+    for field in fields(config):
+        if field.name not in own:
+            assert getattr(config, field.name) == field.default
+    assert preset.windows_per_batch * preset.batches_per_step == 4
+
+
+def test_trainer_gets_the_presets_settings(tmp_path):
+    arguments = training_arguments(ss.TrainingConfig(), tmp_path)
+    for name, value in CPU.trainer_settings().items():
+        assert getattr(arguments, name) == value
