@@ -17,6 +17,8 @@ UNPACKED_LIMIT_BYTES = 2_000_000_000
 """More than this is not unpacked: the contest data are 0.14 GB, and a bomb is more."""
 
 _ZIP_MAGIC = b"PK\x03\x04"
+# gdown 6 can; gdown 5 waits for a silent server without end.
+_PATIENCE = {"timeout": 60, "retries": 3}
 # What gdown 5 and 6 raise; requests' own errors are OSErrors.
 _GDOWN_ERRORS = tuple(
     error
@@ -43,8 +45,10 @@ def fetch(archive: Path, how_else: str, **source: str) -> None:
         If the download fails, with gdown's own words.
     """
     archive.parent.mkdir(parents=True, exist_ok=True)
+    known = inspect.signature(gdown.download).parameters
+    patience = {name: value for name, value in _PATIENCE.items() if name in known}
     try:
-        came = gdown.download(output=str(archive), resume=True, **source)
+        came = gdown.download(output=str(archive), resume=True, **patience, **source)
     except (*_GDOWN_ERRORS, OSError, RuntimeError) as error:
         raise RuntimeError(f"the download of {archive.name} failed: {error}\n{how_else}") from error
     if came is None or not archive.is_file():  # gdown 5 reports failure so

@@ -17,19 +17,22 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from .amplitude import check_peak_to_peak, check_unit
 from .archive import check_zip, fetch, unpack
-from .feature_catalogue import describe_features
+from .feature_catalogue import BANDS_HZ, describe_features
 from .features import extract_features
-from .recording import SFREQ_HZ, Recording, check_unit
+from .recording import N_SAMPLES, SFREQ_HZ, Recording
 from .spectral_family import spectrum_features
 
 log = logging.getLogger(__name__)
+
+# Of a sleeper's EEG, whose deviations in 30 s are nearly normal.
+PEAK_TO_PEAK_PER_DEVIATION = 7
 
 CONTEST_FOLDER = "AISContest_Data"
 DRIVE_ID = "1Y2cTYR_t_10NAbznspE5bBjuATPdTgtq"
 N_FILES = 5813
 SPECTROGRAM_SHAPES = ((51, 59), (51, 60))
-N_SAMPLES = 3000
 
 _MEMBER = re.compile(rf"{CONTEST_FOLDER}/[0-4]/[^/\\]+\.npy")
 _FILE_NAME = re.compile(r"(?P<subject>.+)-(?P<epoch>\d+)")
@@ -92,15 +95,18 @@ def read_contest(folder: str | Path) -> pd.DataFrame:
     -------
     pandas.DataFrame
         A feature table as :func:`sleepstage.extract_features` gives it. Of spectrograms it has the spectral
-        features only. ``epoch`` is the file's number, so there are gaps where there is no file.
+        features only; a word says which are missing and why (:func:`missing_features`). Beside them stand
+        ``delta_power_change`` to ``gamma_power_change``, how a band's power changes within the epoch: the
+        standard deviation, over the spectrogram's columns, of its natural logarithm. ``epoch`` is the file's
+        number, so there are gaps where there is no file.
 
     Raises
     ------
     FileNotFoundError
         If there is no file in such folders.
     ValueError
-        If a file's name or shape is none of the known ones, the files are of both kinds, or two are of one
-        epoch.
+        If a file's name or shape is none of the known ones, the files are of both kinds, two are of one
+        epoch, or the amplitude shows another unit than volts.
     """
     folder = Path(folder)
     files = sorted(folder.glob("[0-4]/*.npy"))
@@ -118,8 +124,13 @@ def read_contest(folder: str | Path) -> pd.DataFrame:
             "in different folders"
         )
     stages = np.array([int(file.parent.name) for file in files], dtype=np.int8)
-    table = _of_signals(arrays, stages, folder) if 1 in kinds else _of_spectrograms(arrays, stages)
-    return table.set_axis(index).sort_index()
+    make_table = _of_signals if 1 in kinds else _of_spectrograms
+    table = make_table(arrays, stages, folder).set_axis(index).sort_index()
+    missing = missing_features(table)
+    for reason in missing.unique():
+        names = ", ".join(missing.index[missing == reason])
+        log.warning("not available from spectrograms: %s (%s)", names, reason)
+    return table
 
 
 def missing_features(table: pd.DataFrame) -> pd.Series:
@@ -172,19 +183,30 @@ def _read(file: Path) -> NDArray[np.float64]:
     return array.astype(np.float64)
 
 
-def _of_spectrograms(arrays: list[np.ndarray], stages: NDArray[np.int8]) -> pd.DataFrame:
+def _of_spectrograms(arrays: list[np.ndarray], stages: NDArray[np.int8], folder: Path) -> pd.DataFrame:
     psd_uv2 = 1e12 * np.stack([array.mean(axis=1) for array in arrays])  # V²/Hz → µV²/Hz
     quality = np.select(
         [~np.isfinite(psd_uv2).all(axis=1), ~psd_uv2.any(axis=1)], ["nan", "zero"], default="ok"
     ).astype(object)
     features = pd.DataFrame(spectrum_features(np.arange(psd_uv2.shape[1], dtype=float), psd_uv2))
+    changes = pd.DataFrame([_power_changes(array) for array in arrays])
+    # First what says most about stages: default_digits takes the first twelve.
+    relative = features.filter(like="_power_rel")
+    features = pd.concat([relative, changes, features.drop(columns=relative.columns)], axis=1)
     features[quality != "ok"] = np.nan
-    log.info(
-        "%d spectrograms: %d spectral features; those of the time domain need a signal",
-        len(features),
-        features.shape[1],
-    )
+    if (quality == "ok").any():
+        deviation_uv = np.sqrt(features["total_power_uv2"].median())
+        check_peak_to_peak(PEAK_TO_PEAK_PER_DEVIATION * deviation_uv, folder)
     return features.assign(stage=stages, quality=quality)
+
+
+@np.errstate(divide="ignore", invalid="ignore")  # a column without power gives NaN
+def _power_changes(spectrogram: NDArray[np.float64]) -> dict[str, float]:
+    freqs_hz = np.arange(len(spectrogram))
+    return {
+        f"{band}_power_change": np.log(spectrogram[(freqs_hz >= low) & (freqs_hz <= high)].sum(axis=0)).std()
+        for band, (low, high) in BANDS_HZ.items()
+    }
 
 
 def _is_member(name: str) -> bool:

@@ -19,10 +19,11 @@ from typing import Any, BinaryIO
 import numpy as np
 import pandas as pd
 
+from .amplitude import check_unit
 from .array_pickle import load_array_pickle
 from .feature_catalogue import PUBLISHED_N_SAMPLES, RFFT_BANDS_HZ
-from .features import PUBLISHED_TABLE_COLUMNS, feature_columns
-from .recording import Recording, check_unit
+from .features import DEFINITIONS_VERSION, PUBLISHED_TABLE_COLUMNS, feature_columns
+from .recording import Recording
 from .spectral_family import rfft_rest
 from .splits import check_people
 from .stages import STAGES, UNSCORED
@@ -36,7 +37,8 @@ def save_table(table: pd.DataFrame, path: str | Path) -> Path:
     """Write a feature table as one ``.npz`` that is read without pickle.
 
     The file holds ``features`` (n, k) float32, ``feature_names`` (k,), ``stage`` int8, ``subject``,
-    ``recording``, ``epoch``, each (n,), and ``quality`` (n,) where the table has it. It is written
+    ``recording``, ``epoch``, each (n,), and ``quality`` (n,) where the table has it; and
+    ``definitions_version``, by which a later package notices what it would compute otherwise. It is written
     beside its final place and moved there when complete, so an interruption leaves no half a file.
 
     Raises
@@ -51,6 +53,7 @@ def save_table(table: pd.DataFrame, path: str | Path) -> Path:
         "features": table[names].to_numpy(np.float32),
         "feature_names": np.array(names),
         "stage": table["stage"].to_numpy(np.int8),
+        "definitions_version": np.array(DEFINITIONS_VERSION),
     }
     arrays |= {name: _plain_array(table.index.get_level_values(name)) for name in INDEX}
     if "quality" in table:
@@ -70,7 +73,8 @@ def load_table(path: str | Path) -> pd.DataFrame:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is not such an ``.npz``, a key is missing, or lengths or stage codes do not fit.
+        If the file is not such an ``.npz``, a key is missing, lengths or stage codes do not fit, or its
+        features were defined otherwise than now.
     """
     path = Path(path)
     _check_exists(path)
@@ -80,6 +84,12 @@ def load_table(path: str | Path) -> pd.DataFrame:
         raise ValueError(
             f"{path} is not a feature table: it lacks {missing}. Expected the keys {list(TABLE_KEYS)}, "
             "as written by save_table."
+        )
+    version = arrays.get("definitions_version", np.array(DEFINITIONS_VERSION))
+    if version.shape != () or version != DEFINITIONS_VERSION:
+        raise ValueError(
+            f"{path} holds features by the definitions of version {version}, this package has version "
+            f"{DEFINITIONS_VERSION}; compute the table anew from the recordings."
         )
     features = _numeric(arrays["features"], "features", path)
     n_rows, n_columns = arrays["stage"].size, arrays["feature_names"].size
@@ -123,6 +133,37 @@ def collect(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
         raise ValueError(f"recordings given twice: {names}. Pass each night once.")
     check_people(joined)
     return joined
+
+
+def describe_nights(table: pd.DataFrame) -> pd.DataFrame:
+    """Count what a table holds, night by night.
+
+    Returns
+    -------
+    pandas.DataFrame, shape (n_recordings, …)
+        Indexed by ``(subject, recording)``: ``epochs``; ``gaps``, how often an epoch's number does not follow
+        the one before; the epochs of each stage; ``unscored``, those without one; and of each ``quality``
+        that occurs, if the table has that column.
+    """
+    nights = table.groupby(level=["subject", "recording"], sort=False)
+    number = table.index.get_level_values("epoch").to_series(index=table.index)
+    steps = number.groupby(level=["subject", "recording"], sort=False).diff()
+    counts = pd.DataFrame({"epochs": nights.size()})
+    counts["gaps"] = (steps.notna() & (steps != 1)).groupby(level=["subject", "recording"], sort=False).sum()
+    for code, name in [*enumerate(STAGES), (UNSCORED, "unscored")]:
+        counts[name] = nights["stage"].agg(lambda stages, code=code: (stages == code).sum())
+    for kind in sorted(table["quality"].unique()) if "quality" in table else ():
+        counts[kind] = nights["quality"].agg(lambda quality, kind=kind: (quality == kind).sum())
+    return counts
+
+
+def drop_unscored(table: pd.DataFrame) -> pd.DataFrame:
+    """Leave out the epochs without a stage: movement time, ``?``, and what no hypnogram covers.
+
+    The others keep their numbers, so that no window of text crosses what is left out. How many there were of
+    each night is what :func:`describe_nights` counts before.
+    """
+    return table[table["stage"] != UNSCORED]
 
 
 def save_dictionary(recording: Recording, path: str | Path) -> Path:
@@ -233,7 +274,10 @@ def _plain_array(values: pd.Index) -> np.ndarray:
 
 
 def _numeric(value: Any, name: str, path: Path) -> np.ndarray:
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # lists of unequal lengths
+        raise ValueError(f"{path}: {name} is not an array of numbers ({error})") from error
     if array.dtype.kind not in "iuf":
         raise ValueError(f"{path}: {name} is of type {array.dtype}, expected an array of numbers")
     return array

@@ -1,4 +1,4 @@
-"""Opening EDF and BDF files through MNE, with errors that say what is wrong with a file."""
+"""Opening recordings through MNE, most of them EDF or BDF, with errors that say what is wrong with a file."""
 
 from __future__ import annotations
 
@@ -14,25 +14,33 @@ _READERS: dict[str, tuple[bytes, Callable[..., mne.io.BaseRaw]]] = {
     ".bdf": (b"\xffBIOSEMI", mne.io.read_raw_bdf),
 }
 
+# BrainVision, EEGLAB, MNE's own, GDF and Neuroscan. MNE reads more, but by endings (.txt, .dat, .mat) that
+# say little about what is inside.
+_OTHER_SUFFIXES = (".vhdr", ".set", ".fif", ".gdf", ".cnt")
+
 
 def edf_header(path: Path) -> bytes:
     """The fixed part of the header of a file that is EDF or BDF by its name and its first bytes."""
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}. Expected an EDF file; check the path.")
-    if path.suffix not in _READERS:
-        raise ValueError(
-            f"{path} ends in {path.suffix!r}, expected one of {', '.join(_READERS)}. "
-            "Rename the file if it is one of these, or convert it."
-        )
+    _check_file(path, tuple(_READERS))
     with path.open("rb") as file:
         header = file.read(256)
-    magic, _ = _READERS[path.suffix]
+    magic, _ = _READERS[path.suffix.lower()]
     if len(header) < 256 or not header.startswith(magic):
         raise ValueError(
             f"{path} is not an EDF file: it begins with {header[:16]!r}, expected {magic!r} and a header of "
             "256 bytes. If it was downloaded, look whether it is an error page, and fetch it again."
         )
     return header
+
+
+def _check_file(path: Path, suffixes: tuple[str, ...]) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}. Expected a recording; check the path.")
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(
+            f"{path} ends in {path.suffix!r}, expected one of {', '.join(suffixes)}. "
+            "Rename the file if it is one of these, or convert it."
+        )
 
 
 @contextmanager
@@ -42,31 +50,42 @@ def explaining_damage(path: Path) -> Iterator[None]:
         yield
     except Exception as error:
         raise ValueError(
-            f"{path} begins like an EDF file but cannot be read ({type(error).__name__}: {error}). "
+            f"{path} begins as it should but cannot be read ({type(error).__name__}: {error}). "
             "It is probably truncated or damaged: compare its size with the source and fetch it again."
         ) from error
 
 
 def open_edf(path: Path, channels: list[str] | None = None) -> mne.io.BaseRaw:
     """Open a file without loading its samples; by default with all of its channels."""
-    _, read_raw = _READERS[path.suffix]
+    _, read_raw = _READERS[path.suffix.lower()]
     with explaining_damage(path):
         return read_raw(path, include=channels, verbose="error")
 
 
 def open_channel(path: Path, channel: str) -> mne.io.BaseRaw:
-    """Open one channel of a recording without gaps, at that channel's own rate.
+    """Open one channel of a recording without gaps; of EDF and BDF, at that channel's own rate.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        If there is no such file or channel, or the file is not continuous EDF or BDF.
+        If there is no such file or channel, the file is of no format that is read, or it is not continuous.
 
     Warns
     -----
     UserWarning
-        If the file is shorter than its header announces.
+        If an EDF or BDF file is shorter than its header announces.
     """
+    if path.suffix.lower() in _READERS:
+        return _open_edf_channel(path, channel)
+    _check_file(path, (*_READERS, *_OTHER_SUFFIXES))
+    with explaining_damage(path):
+        raw = mne.io.read_raw(path, verbose="error")
+    if channel not in raw.ch_names:
+        raise ValueError(_no_channel(path, channel, raw.ch_names))
+    return raw.pick([channel], verbose="error")
+
+
+def _open_edf_channel(path: Path, channel: str) -> mne.io.BaseRaw:
     header = edf_header(path)
     if header[192:197] in (b"EDF+D", b"BDF+D"):
         raise ValueError(
@@ -75,14 +94,19 @@ def open_channel(path: Path, channel: str) -> mne.io.BaseRaw:
     # Chosen by `include`, a channel keeps its own rate: MNE brings channels that it loads together to one.
     raw = open_edf(path, [channel])
     if raw.ch_names != [channel]:
-        present = ", ".join(map(repr, open_edf(path).ch_names)) or "none (is it the hypnogram?)"
-        raise ValueError(f"{path} has no channel {channel!r}. Present: {present}. Pass one as `channel`.")
-    announced_s = int(header[236:244]) * float(header[244:252])
+        raise ValueError(_no_channel(path, channel, open_edf(path).ch_names))
+    with explaining_damage(path):
+        announced_s = int(header[236:244]) * float(header[244:252])
     present_s = raw.n_times / raw.info["sfreq"]
     if present_s < announced_s - 1:
         warnings.warn(
             f"{path} holds {present_s:.0f} s of the {announced_s:.0f} s that its header announces: "
             "the download or the recording was interrupted. What is there is used.",
-            stacklevel=3,
+            stacklevel=4,
         )
     return raw
+
+
+def _no_channel(path: Path, channel: str, names: list[str]) -> str:
+    present = ", ".join(map(repr, names)) or "none (is it the hypnogram?)"
+    return f"{path} has no channel {channel!r}. Present: {present}. Pass one as `channel`."

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from numpy.lib.stride_tricks import sliding_window_view
 
 from .feature_catalogue import (
     DEFINITIONS_VERSION,
@@ -50,6 +51,8 @@ __all__ = [
 
 FLAT_PTP_UV = 1.0  # over 30 s, less than the noise of an amplifier with a live electrode
 CLIPPED_SHARE = 0.01  # 0.3 s of an epoch held at its own extremes
+STRETCHES = 30  # an epoch's seconds
+DEAD_STRETCHES = 5  # in a row; K-complexes and spindles are shorter than what would be lost
 
 
 def extract_features(recording: Recording) -> pd.DataFrame:
@@ -65,7 +68,8 @@ def extract_features(recording: Recording) -> pd.DataFrame:
     pandas.DataFrame
         Indexed by ``(subject, recording, epoch)``, one float64 column per feature in the order of
         :func:`describe_features`, then ``stage`` (int8, -1 where unscored) and ``quality`` (see
-        :func:`epoch_quality`). An epoch whose quality is not ``"ok"`` has NaN in every feature.
+        :func:`epoch_quality`; of the signal as it was before resampling). An epoch whose quality is not
+        ``"ok"`` has NaN in every feature.
 
     Raises
     ------
@@ -74,7 +78,7 @@ def extract_features(recording: Recording) -> pd.DataFrame:
         80 Hz, epochs too short.
     """
     eeg_uv = as_epochs(recording.eeg_uv)
-    quality = epoch_quality(eeg_uv)
+    quality = epoch_quality(eeg_uv) if recording.quality is None else np.asarray(recording.quality)
     names = describe_features().index
     values = np.full((len(eeg_uv), len(names)), np.nan)
     good = quality == "ok"
@@ -109,6 +113,7 @@ def epoch_quality(eeg_uv: ArrayLike) -> NDArray[np.object_]:
         - ``"clipped"``: at least 1 % of the samples lie inside a plateau at the epoch's own
           minimum or maximum, that is, both neighbours have that very value too. A lone peak, or
           two equal samples around one, is no plateau;
+        - ``"disconnected"``: peak to peak under 1 µV for at least five whole seconds in a row;
         - ``"ok"``.
     """
     x = as_epochs(eeg_uv)
@@ -122,8 +127,18 @@ def epoch_quality(eeg_uv: ArrayLike) -> NDArray[np.object_]:
         "zero": ~x.any(axis=1),
         "flat": ptp_uv < FLAT_PTP_UV,
         "clipped": plateau.sum(axis=1) >= CLIPPED_SHARE * x.shape[1],
+        "disconnected": _has_dead_stretch(x),
     }
     return np.select(list(reasons.values()), list(reasons), default="ok").astype(object)
+
+
+def _has_dead_stretch(x: NDArray[np.float64]) -> NDArray[np.bool_]:
+    n_samples = x.shape[1] // STRETCHES
+    if n_samples == 0:
+        return np.zeros(len(x), dtype=bool)
+    seconds = x[:, : STRETCHES * n_samples].reshape(len(x), STRETCHES, n_samples)
+    dead = np.ptp(seconds, axis=2) < FLAT_PTP_UV
+    return sliding_window_view(dead, DEAD_STRETCHES, axis=1).all(axis=2).any(axis=1)
 
 
 def _all_families(eeg_uv: NDArray[np.float64], sfreq_hz: float) -> pd.DataFrame:

@@ -7,13 +7,14 @@ import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
-from .dataset import collect, load_table, save_table
-from .features import extract_features
+from .dataset import collect, drop_unscored, load_table, save_table
+from .features import DEFINITIONS_VERSION, extract_features
 from .recording import read_recording
 
 log = logging.getLogger(__name__)
@@ -26,15 +27,15 @@ def folder_table(
     psg: str,
     hypnogram: str | None = None,
     tables: str | Path = "data/tables",
-    channel: str = "EEG Fpz-Cz",
-    wake_margin_min: float | None = 30,
+    keep_unscored: bool = True,
+    **settings: Any,
 ) -> tuple[pd.DataFrame, pd.Series]:
     """Read every recording of a folder and give one feature table, and what could not be read.
 
     Nights are worked on through joblib: one by one by default, side by side inside
     ``with joblib.parallel_config(n_jobs=2):``, on a cluster with ``backend="dask"``. Each night's table is
     kept in `tables` as soon as it is complete, so an interrupted call goes on where it was. A recording that
-    has changed since is read again.
+    has changed since is read again, and all are when the features' definitions have.
 
     Parameters
     ----------
@@ -50,13 +51,17 @@ def folder_table(
         without its ending. Exactly one file must fit. None for nights that nobody scored.
     tables : str or Path
         Folder for the nights' tables.
-    channel, wake_margin_min
-        As in :func:`sleepstage.read_recording`.
+    keep_unscored : bool
+        Keep epochs without a stage, as -1; otherwise they are left out (:func:`sleepstage.drop_unscored`).
+    **settings
+        Of :func:`sleepstage.read_recording`, the same for every night: ``channel``, ``wake_margin_min``,
+        ``gain``, ``lights_off``.
 
     Returns
     -------
     table : pandas.DataFrame
-        As :func:`sleepstage.extract_features` gives it.
+        As :func:`sleepstage.extract_features` gives it; :func:`sleepstage.describe_nights` counts what it
+        has.
     failed : pandas.Series of str
         By the recording's path, why it is not in the table.
 
@@ -74,10 +79,7 @@ def folder_table(
             f"no file in {folder.resolve()} fits {psg!r}; its first files are "
             f"{[path.relative_to(folder).as_posix() for path in _files(folder)][:3]}"
         )
-    jobs = (
-        delayed(_one_night)(folder, path, names, hypnogram, tables, channel, wake_margin_min)
-        for path, names in found
-    )
+    jobs = (delayed(_one_night)(folder, path, names, hypnogram, tables, settings) for path, names in found)
     results = Parallel(return_as="generator")(jobs)
     results = tqdm(results, "reading", len(found), unit="night")
     done = {path: result for (path, _), result in zip(found, results, strict=True)}
@@ -87,7 +89,8 @@ def folder_table(
         log.warning("left out: %s: %s", path, reason)
     if len(failed) == len(found):
         raise ValueError(f"none of {len(found)} recordings could be read; the first: {failed.iloc[0]}")
-    return collect([load_table(path) for path in done.values() if isinstance(path, Path)]), failed
+    table = collect([load_table(path) for path in done.values() if isinstance(path, Path)])
+    return table if keep_unscored else drop_unscored(table), failed
 
 
 def _one_night(
@@ -96,15 +99,14 @@ def _one_night(
     names: dict[str, str],
     hypnogram: str | None,
     tables: Path,
-    channel: str,
-    wake_margin_min: float | None,
+    settings: dict[str, Any],
 ) -> Path | str:
     """Write a night's table and give its path, or say why there is none."""
     try:
         scored = None if hypnogram is None else _hypnogram_of(folder, path, names, hypnogram)
-        table = tables / f"{path.stem}-{_identity(path, scored, names, channel, wake_margin_min)}.npz"
+        table = tables / f"{path.stem}-{_identity(path, scored, names, sorted(settings.items()))}.npz"
         if not table.is_file():
-            night = read_recording(path, scored, channel=channel, wake_margin_min=wake_margin_min, **names)
+            night = read_recording(path, scored, **names, **settings)
             save_table(extract_features(night), table)
     except (ValueError, FileNotFoundError) as error:
         return str(error)
@@ -112,10 +114,10 @@ def _one_night(
 
 
 def _identity(path: Path, scored: Path | None, *settings: object) -> str:
-    """Tell versions of a night apart: the files' sizes and times of change, and how they are read."""
+    """Tell versions of a night apart: the files' sizes and times of change, and what is done to them."""
     stats = [(file, file.stat()) for file in (path, scored) if file]
     files = [(file.as_posix(), stat.st_size, stat.st_mtime_ns) for file, stat in stats]
-    return hashlib.sha256(repr((files, settings)).encode()).hexdigest()[:12]
+    return hashlib.sha256(repr((files, settings, DEFINITIONS_VERSION)).encode()).hexdigest()[:12]
 
 
 def _hypnogram_of(folder: Path, path: Path, names: dict[str, str], pattern: str) -> Path:

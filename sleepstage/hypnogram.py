@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from datetime import datetime
+from datetime import datetime, timedelta
+from numbers import Real
 from pathlib import Path
 
 import mne
@@ -19,10 +20,52 @@ EPOCH_S: int = 30
 # Onsets may be off by the rounding of the program that wrote them, but not by a sample at 100 Hz.
 _GRID_TOLERANCE_S = 0.01
 
+# Ten thousand hours. Beyond it, a number is a mistake, and laying it out would fill the memory.
+_LONGEST_S = 3.6e7
+
 _TWENTY_SECONDS = "Epochs of 20 s cannot be laid on epochs of 30 s without guessing; score the night in 30 s."
 
 
-def align_stages(hypnogram: Path, psg_start: datetime | None, n_epochs: int) -> np.ndarray:
+def seconds_to_lights_off(lights_off: str | float, psg_start: datetime | None) -> float:
+    """Seconds from a recording's start to lights-off.
+
+    Parameters
+    ----------
+    lights_off : str or float
+        By the recorder's clock, ``"22:31"`` or ``"22:31:17"``, taken to be the first such moment of the
+        recording; or in seconds.
+    psg_start : datetime.datetime or None
+        Start of the signal.
+
+    Raises
+    ------
+    ValueError
+        If it is neither, or a time of day where the start is unknown.
+    """
+    if isinstance(lights_off, Real) and np.isfinite(lights_off):
+        return float(lights_off)
+    for layout in ("%H:%M:%S", "%H:%M"):
+        try:
+            clock = datetime.strptime(str(lights_off).strip(), layout).time()
+        except ValueError:
+            continue
+        if psg_start is None:
+            raise ValueError(
+                f"lights_off is {lights_off!r}, but the recording's header gives no start; give it in "
+                "seconds from the first sample."
+            )
+        start = psg_start.replace(tzinfo=None)
+        moment = datetime.combine(start.date(), clock)
+        return (moment + timedelta(days=moment < start) - start).total_seconds()
+    raise ValueError(
+        f"lights_off is {lights_off!r}, expected a time of day such as '22:31:17', or seconds from the "
+        "recording's first sample."
+    )
+
+
+def align_stages(
+    hypnogram: Path, psg_start: datetime | None, n_epochs: int, lights_off_s: float | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Lay the stages of a hypnogram on the epochs of its signal, by the start times of both.
 
     Parameters
@@ -33,12 +76,17 @@ def align_stages(hypnogram: Path, psg_start: datetime | None, n_epochs: int) -> 
     psg_start : datetime.datetime or None
         Start of the signal.
     n_epochs : int
-        Number of whole epochs of the signal.
+        Number of whole epochs, from lights-off.
+    lights_off_s : float, optional
+        Seconds from the signal's start to where its epochs are counted from. Stages without times begin
+        there too, and may end before the signal does.
 
     Returns
     -------
-    numpy.ndarray, int8, shape (n_epochs,)
+    stages : numpy.ndarray, int8, shape (n_epochs,)
         Stage codes, -1 where the hypnogram has none.
+    marked : numpy.ndarray, bool, shape (n_epochs,)
+        Where the hypnogram itself says that there is no stage: movement time, or ``?``.
 
     Raises
     ------
@@ -53,31 +101,32 @@ def align_stages(hypnogram: Path, psg_start: datetime | None, n_epochs: int) -> 
     """
     if hypnogram.suffix.lower() in SUFFIXES:
         spans, hypnogram_start, delay_s = read_text_hypnogram(hypnogram, EPOCH_S), psg_start, 0.0
-        _check_length(spans, n_epochs, hypnogram)
+        _check_length(spans, n_epochs, hypnogram, may_end_early=lights_off_s is not None)
     else:
         spans, hypnogram_start = _read_annotations(hypnogram)
         delay_s = _delay_s(hypnogram_start, psg_start, hypnogram)
-    first, count = _epoch_spans(spans.onset_s + delay_s, spans.duration_s, hypnogram)
+    cut_s = 0.0 if spans.counted or lights_off_s is None else lights_off_s
+    first, count = _epoch_spans(spans.onset_s + delay_s - cut_s, spans.duration_s, hypnogram, cut_s)
     _check_order(first, first + count, hypnogram)
-    code = np.repeat(spans.codes, count)
-    epoch = np.concatenate([np.arange(f, f + c) for f, c in zip(first, count, strict=True)])
-    inside = (epoch >= 0) & (epoch < n_epochs)
-    if not inside.any():
+    stages = np.full(n_epochs, UNSCORED, dtype=np.int8)
+    covered = np.zeros(n_epochs, dtype=bool)
+    for begin, end, code in zip(first, first + count, spans.codes, strict=True):
+        inside = slice(max(0, begin), max(0, end))
+        stages[inside], covered[inside] = code, True
+    if not covered.any():
         raise ValueError(
             f"{hypnogram} (start {hypnogram_start}) scores epochs {first[0]} to {first[-1] + count[-1] - 1} "
             f"counted from the start of its signal ({psg_start}), expected some of 0 to {n_epochs - 1}. "
             "Check that the two files are of one night, and the start times in their headers."
         )
-    n_ignored = np.count_nonzero(code[~inside] != UNSCORED)
+    n_ignored = count[spans.codes != UNSCORED].sum() - np.count_nonzero(stages != UNSCORED)
     if n_ignored:
         warnings.warn(
             f"{hypnogram} scores {n_ignored} epochs before the signal's first or after its last whole epoch: "
             "they are ignored.",
             stacklevel=3,
         )
-    stages = np.full(n_epochs, UNSCORED, dtype=np.int8)
-    stages[epoch[inside]] = code[inside]
-    return stages
+    return stages, covered & (stages == UNSCORED)
 
 
 def _read_annotations(path: Path) -> tuple[Spans, datetime | None]:
@@ -101,16 +150,20 @@ def _delay_s(hypnogram_start: datetime | None, psg_start: datetime | None, path:
     return 0.0
 
 
-def _check_length(spans: Spans, n_epochs: int, path: Path) -> None:
+def _check_length(spans: Spans, n_epochs: int, path: Path, may_end_early: bool) -> None:
     """Stages without times must be as many as epochs, or one more for an epoch cut short."""
     n_stages = len(spans.codes)
-    if not spans.counted or n_stages in (n_epochs, n_epochs + 1):
+    fewest = 1 if may_end_early else n_epochs
+    if not spans.counted or fewest <= n_stages <= n_epochs + 1:
         return
     hours = n_epochs * EPOCH_S / 3600
     if abs(n_stages * 20 - n_epochs * EPOCH_S) <= EPOCH_S:
         cause = f"They are as many as epochs of 20 s. {_TWENTY_SECONDS}"
     else:
-        cause = "Check that both are of one night, or give onsets: columns onset, duration, stage."
+        cause = (
+            "Check that both are of one night, say by lights_off when the first one began, or give onsets: "
+            "columns onset, duration, stage."
+        )
     raise ValueError(
         f"{path} holds {n_stages} stages without times, expected {n_epochs}: one for each {EPOCH_S} s of the "
         f"signal's {hours:.2f} hours. {cause}"
@@ -127,8 +180,17 @@ def _stage_codes(texts: np.ndarray, path: Path) -> np.ndarray:
     return np.array([ANNOTATION_CODES[text] for text in texts], dtype=np.int8)
 
 
-def _epoch_spans(onset_s: np.ndarray, duration_s: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """First epoch and number of epochs of each annotation; onsets count from the signal's start."""
+def _epoch_spans(
+    onset_s: np.ndarray, duration_s: np.ndarray, path: Path, cut_s: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """First epoch and number of epochs of each annotation; onsets count from where the epochs do."""
+    beyond = ~((np.abs(onset_s) < _LONGEST_S) & (duration_s >= 0) & (duration_s < _LONGEST_S))
+    if beyond.any():
+        bad = np.flatnonzero(beyond)[0]
+        raise ValueError(
+            f"{path}: annotation {bad} begins {onset_s[bad]:g} s after the signal's start and lasts "
+            f"{duration_s[bad]:g} s, which no night does. Correct it in the hypnogram."
+        )
     first = np.rint(onset_s / EPOCH_S).astype(int)
     count = np.floor((duration_s + _GRID_TOLERANCE_S) / EPOCH_S).astype(int)
     off_grid = np.abs(onset_s - EPOCH_S * first) > _GRID_TOLERANCE_S
@@ -136,10 +198,16 @@ def _epoch_spans(onset_s: np.ndarray, duration_s: np.ndarray, path: Path) -> tup
     odd_length[-1] = False  # the recording may have ended within an epoch
     if (off_grid | odd_length).any():
         bad = np.flatnonzero(off_grid | odd_length)[0]
+        phases_s = np.round((onset_s + cut_s) % EPOCH_S, 2)
+        way_out = (
+            f"All begin {phases_s[0]:g} s off the grid: lights_off={phases_s[0]:g} counts epochs from there."
+            if off_grid.all() and not odd_length.any() and (phases_s == phases_s[0]).all()
+            else "Cut the signal to where an epoch begins, or score it on its own grid."
+        )
         raise ValueError(
             f"{path}: annotation {bad} begins {onset_s[bad]:g} s after the signal's start and lasts "
             f"{duration_s[bad]:g} s, expected multiples of {EPOCH_S} s. Epochs are counted from the "
-            "signal's start: cut the signal to where an epoch begins, or score it on its own grid."
+            f"signal's start, or from lights_off. {way_out}"
             + (f" {_TWENTY_SECONDS}" if ((duration_s > 0) & (duration_s % 20 == 0)).all() else "")
         )
     return first, count

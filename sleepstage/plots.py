@@ -85,9 +85,9 @@ def plot_hypnogram(
     codes = _codes_on_grid(stages)
     ax = ax or new_axes(height=3.2)
     depth = np.array([*map(HYPNOGRAM_ORDER.index, STAGES), np.nan])[codes]  # the code -1 takes the last one
-    edges = _epoch_edges(len(codes))
+    edges = epoch_edges(len(codes))
     ax.stairs(depth, edges, baseline=None, color=color, linewidth=1.4)
-    for first, end in _runs(codes == STAGE_CODES["REM"]):
+    for first, end in runs(codes == STAGE_CODES["REM"]):
         rem = HYPNOGRAM_ORDER.index("REM")
         ax.plot(
             edges[[first, end]], [rem, rem], color=STAGE_COLORS["REM"], linewidth=6, solid_capstyle="butt"
@@ -96,7 +96,7 @@ def plot_hypnogram(
     ax.set_ylim(len(HYPNOGRAM_ORDER) - 0.5, -0.5)
     ax.grid(axis="y", color="#E6E6E6", linewidth=0.8)
     ax.set_axisbelow(True)
-    _time_axis(ax, len(codes), start)
+    time_axis(ax, len(codes), start)
     return dress(ax, title=label)
 
 
@@ -135,9 +135,7 @@ def plot_hypnogram_comparison(
         When lengths differ, or a value is no stage code.
     """
     expert, predicted = _codes_on_grid(expert), _codes_on_grid(predicted)
-    trained = (
-        np.zeros(len(expert), bool) if shade is None else _on_grid(shade, np.asarray(shade, bool), False)
-    )
+    trained = np.zeros(len(expert), bool) if shade is None else on_grid(shade, np.asarray(shade, bool), False)
     if not len(expert) == len(predicted) == len(trained):
         raise ValueError(
             f"expert, predicted and shade have {len(expert)}, {len(predicted)} and {len(trained)} epochs; "
@@ -190,9 +188,9 @@ def plot_hypnodensity(
     ValueError
         When columns or shape are not those of a hypnodensity.
     """
-    values = _on_grid(proba, proba_array(proba), np.nan)
+    values = on_grid(proba, proba_array(proba), np.nan)
     ax = ax or new_axes(height=3.2)
-    edges = _epoch_edges(len(values))
+    edges = epoch_edges(len(values))
     floor = np.zeros(len(values))
     for stage in reversed(HYPNOGRAM_ORDER):
         top = floor + values[:, STAGE_CODES[stage]]
@@ -217,7 +215,7 @@ def plot_hypnodensity(
         fontsize=TEXT_PT,
         handlelength=1.2,
     )
-    _time_axis(ax, len(values), start)
+    time_axis(ax, len(values), start)
     return dress(ax, y="Probability")
 
 
@@ -244,15 +242,15 @@ def plot_spectrogram(recording: Recording, ax: Axes | None = None) -> Axes:
     step = freq_hz[1]
     rows = np.append(freq_hz[shown] - step / 2, freq_hz[shown][-1] + step / 2)
     mesh = ax.pcolormesh(
-        _epoch_edges(len(power)), rows, level, vmin=low, vmax=high, cmap="viridis", rasterized=True
+        epoch_edges(len(power)), rows, level, vmin=low, vmax=high, cmap="viridis", rasterized=True
     )
     bar = ax.figure.colorbar(mesh, cax=ax.inset_axes([1.01, 0, 0.015, 1]))
     bar.set_label("dB (µV²/Hz)", fontsize=TEXT_PT)
-    _time_axis(ax, len(power), recording.start)
+    time_axis(ax, len(power), recording.start)
     return dress(ax, y="Frequency (Hz)")
 
 
-def _time_axis(ax: Axes, n_epochs: int, start: datetime | None) -> None:
+def time_axis(ax: Axes, n_epochs: int, start: datetime | None) -> None:
     """The one time axis: hours since the start of the recording, or the clock's if it is known."""
     hours = n_epochs * _EPOCH_H
     step = next((s for s in _TICK_STEPS_H if hours / s <= _MAX_TICKS), _TICK_STEPS_H[-1])
@@ -268,17 +266,17 @@ def _clock(start: datetime, hours: float) -> str:
     return f"{start + timedelta(seconds=round(hours * 3600)):%H:%M}"
 
 
-def _epoch_edges(n_epochs: int) -> np.ndarray:
+def epoch_edges(n_epochs: int) -> np.ndarray:
     return np.arange(n_epochs + 1) * _EPOCH_H
 
 
-def _runs(mask: np.ndarray) -> Iterator[tuple[int, int]]:
+def runs(mask: np.ndarray) -> Iterator[tuple[int, int]]:
     """Yield first and one-past-last index of each run of True."""
     changes = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(int)))
     yield from zip(changes[::2], changes[1::2], strict=True)
 
 
-def _on_grid(source: object, values: np.ndarray, fill: float) -> np.ndarray:
+def on_grid(source: object, values: np.ndarray, fill: float) -> np.ndarray:
     """Put rows of a table at their epoch numbers, so that epochs it leaves out become gaps."""
     index = getattr(source, "index", None)
     if not isinstance(index, pd.MultiIndex) or "epoch" not in index.names:
@@ -295,14 +293,14 @@ def _on_grid(source: object, values: np.ndarray, fill: float) -> np.ndarray:
 
 
 def _codes_on_grid(stages: pd.Series | ArrayLike) -> np.ndarray:
-    return _on_grid(stages, stage_codes(stages), UNSCORED)
+    return on_grid(stages, stage_codes(stages), UNSCORED)
 
 
 def _plot_differences(expert: np.ndarray, predicted: np.ndarray, trained: np.ndarray, ax: Axes) -> None:
     compared = (expert != UNSCORED) & (predicted != UNSCORED) & ~trained
     differ = compared & (expert != predicted)
-    edges = _epoch_edges(len(expert))
-    for first, end in _runs(differ):
+    edges = epoch_edges(len(expert))
+    for first, end in runs(differ):
         ax.axvspan(edges[first], edges[end], color=INK, linewidth=0)
     ax.set_yticks([])
     percent = 100 * differ.sum() / max(1, compared.sum())
@@ -312,6 +310,6 @@ def _plot_differences(expert: np.ndarray, predicted: np.ndarray, trained: np.nda
 
 
 def _shade_training(ax: Axes, trained: np.ndarray) -> None:
-    edges = _epoch_edges(len(trained))
-    for first, end in _runs(trained):
+    edges = epoch_edges(len(trained))
+    for first, end in runs(trained):
         ax.axvspan(edges[first], edges[end], color=_SHADE, linewidth=0, zorder=0)

@@ -5,7 +5,6 @@ The signal is converted from volts to microvolts here and nowhere else.
 
 from __future__ import annotations
 
-import re
 import warnings
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -15,22 +14,20 @@ import mne
 import numpy as np
 import pandas as pd
 
-from .download import demo_paths
-from .edf import open_channel
-from .hypnogram import EPOCH_S, align_stages
+from .amplitude import check_unit, offset_note
+from .download import demo_paths, person_in_name
+from .edf import explaining_damage, open_channel
+from .features import epoch_quality
+from .hypnogram import EPOCH_S, align_stages, seconds_to_lights_off
 from .stages import STAGE_CODES, STAGES, UNSCORED
 
 SFREQ_HZ: float = 100.0
 """The sampling rate that everything after reading expects."""
 
+N_SAMPLES: int = round(EPOCH_S * SFREQ_HZ)
+
 MIN_SFREQ_HZ: float = 64.0
 """Below this rate, part of the beta band (13-30 Hz) is lost to the anti-aliasing filter."""
-
-PLAUSIBLE_PEAK_TO_PEAK_UV: tuple[float, float] = (1.0, 5000.0)
-"""Bounds of a night's median peak-to-peak amplitude; outside of them the unit must be wrong."""
-
-# SC4ssNEO-PSG.edf: ss is the person, N the night, E and O the equipment; ST7… the same, of other people.
-_SLEEP_EDF_NAME = re.compile(r"(?P<recording>(?P<study>SC4|ST7)(?P<subject>\d\d)\d[A-Z]\d)-PSG")
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +51,11 @@ class Recording:
         The derivation, for example ``"EEG Fpz-Cz"``.
     start : datetime.datetime or None
         When the first epoch began, by the recorder's clock (no time zone), if known.
+    notes : tuple of str
+        What was done to the data on the way here, and what about them is unusual.
+    quality : numpy.ndarray of str, shape (n_epochs,), or None
+        What :func:`sleepstage.features.epoch_quality` says of the signal as it was recorded, if it was
+        resampled since: resampling smoothes clipping away, and spreads a lone NaN. None if it was not.
 
     Raises
     ------
@@ -68,12 +70,18 @@ class Recording:
     recording: str
     channel: str
     start: datetime | None = None
+    notes: tuple[str, ...] = field(default=(), repr=False)
+    quality: np.ndarray | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         # The dataclass is frozen for its users; arrays are brought to their contract's type once, here.
         object.__setattr__(self, "eeg_uv", _checked_signal(self.eeg_uv, self.sfreq_hz))
         if self.stages is not None:
             object.__setattr__(self, "stages", _checked_stages(self.stages, self.n_epochs))
+        if self.quality is not None and np.shape(self.quality) != (self.n_epochs,):
+            raise ValueError(
+                f"quality has shape {np.shape(self.quality)}, expected ({self.n_epochs},): one word an epoch."
+            )
 
     @property
     def n_epochs(self) -> int:
@@ -111,17 +119,21 @@ def read_recording(
     wake_margin_min: float | None = 30,
     subject: int | str | None = None,
     recording: str | None = None,
+    lights_off: str | float | None = None,
+    gain: float = 1.0,
 ) -> Recording:
     """Read one channel of a night, and its hypnogram if there is one.
 
     A signal at another rate is resampled to 100 Hz, with a warning. The hypnogram is aligned by the
-    start times in both files' headers; epochs that it does not cover are unscored (-1), and what it
-    scores outside the signal is ignored, with a warning. A trailing partial epoch is dropped.
+    start times in both files' headers; epochs that it does not cover, movement time and ``?`` are unscored
+    (-1), and what it scores outside the signal is ignored, with a warning. A trailing partial epoch is
+    dropped. All that was done stands in the recording's ``notes``.
 
     Parameters
     ----------
     psg : path
-        The polysomnogram, EDF, EDF+ or BDF.
+        The polysomnogram: EDF, EDF+ or BDF, or BrainVision (``.vhdr``), EEGLAB (``.set``), MNE (``.fif``),
+        GDF or Neuroscan (``.cnt``).
     hypnogram : path, optional
         An EDF+ file whose annotations are the stages (see `sleepstage.stages.ANNOTATION_CODES`), or text
         (``.csv``, ``.tsv``, ``.txt``): a table with the columns onset, duration (in seconds) and stage, or
@@ -134,7 +146,14 @@ def read_recording(
     subject, recording : optional
         Who and which night. By default from the name of a Sleep-EDF file (``SC4012E0-PSG.edf`` is
         subject 1, recording ``"SC4012E0"``), otherwise the file's stem for both; so name the
-        subject when several nights are of one person.
+        subject when several nights are of one person. A BIDS name gives the subject too.
+    lights_off : str or float, optional
+        Where epochs are counted from, if not from the first sample: the time of day by the recorder's clock
+        (``"22:31:17"``), or seconds from the first sample. What came before is left out. A hypnogram without
+        times begins there; one with times keeps its own.
+    gain : float
+        What the file's values are multiplied by: for a header that gives a wrong unit, or an amplifier's
+        gain that was not taken off.
 
     Returns
     -------
@@ -145,21 +164,31 @@ def read_recording(
     FileNotFoundError
         If a file does not exist.
     ValueError
-        If a file is not EDF, cannot be read or has gaps; if the channel is unknown; if the rate is
-        below 64 Hz; if there is less than one epoch; if the amplitude shows that the unit is wrong; if the
-        hypnogram holds unknown stages, does not fit the signal's 30-s grid or does not overlap with it.
+        If a file is of no known format, cannot be read or has gaps; if the channel is unknown; if the rate is
+        below 64 Hz; if there is less than one epoch; if the amplitude shows that the unit is wrong; if
+        lights-off is outside the recording; if the hypnogram holds unknown stages, does not fit the signal's
+        30-s grid or does not overlap with it.
     """
     if wake_margin_min is not None and not wake_margin_min >= 0:
         raise ValueError(
             f"wake_margin_min is {wake_margin_min!r}, expected minutes >= 0, or None to keep all."
         )
+    if not 1e-9 <= abs(gain) <= 1e9:
+        raise ValueError(
+            f"gain is {gain!r}, expected a factor such as 1e-6 for microvolts labelled as volts."
+        )
     raw = open_channel(Path(psg), channel)
-    eeg_uv = _epochs_uv(_at_100_hz(raw, psg), psg)
-    start = raw.info["meas_date"]
-    stages = None if hypnogram is None else align_stages(Path(hypnogram), start, len(eeg_uv))
+    start = _start(raw)
+    lights_off_s = None if lights_off is None else seconds_to_lights_off(lights_off, start)
+    eeg_uv, quality, notes = _read_epochs(raw, psg, lights_off_s or 0.0, gain)
+    stages, marked = None, np.zeros(len(eeg_uv), dtype=bool)
+    if hypnogram is not None:
+        stages, marked = align_stages(Path(hypnogram), start, len(eeg_uv), lights_off_s)
     kept = _without_long_wake(stages, len(eeg_uv), wake_margin_min)
     check_unit(eeg_uv[kept], psg)
+    notes += _notes_on_epochs(eeg_uv, stages, marked, kept)
     default_subject, default_recording = _identity(Path(psg))
+    begin_s = (lights_off_s or 0.0) + EPOCH_S * kept.start
     return Recording(
         eeg_uv=eeg_uv[kept],
         sfreq_hz=SFREQ_HZ,
@@ -168,12 +197,16 @@ def read_recording(
         recording=default_recording if recording is None else recording,
         channel=channel,
         # MNE labels the recorder's local clock as UTC.
-        start=None if start is None else start.replace(tzinfo=None) + timedelta(seconds=EPOCH_S * kept.start),
+        start=None if start is None else start.replace(tzinfo=None) + timedelta(seconds=begin_s),
+        notes=tuple(notes),
+        quality=None if quality is None else quality[kept],
     )
 
 
 def _checked_signal(eeg_uv: np.ndarray, sfreq_hz: float) -> np.ndarray:
     eeg_uv = np.asarray(eeg_uv, dtype=np.float32)
+    if not 0 < sfreq_hz < np.inf:
+        raise ValueError(f"sfreq_hz is {sfreq_hz!r}, expected samples a second, 100 for example.")
     n_samples = round(EPOCH_S * sfreq_hz)
     if eeg_uv.ndim != 2 or len(eeg_uv) == 0 or eeg_uv.shape[1] != n_samples:
         raise ValueError(
@@ -198,66 +231,109 @@ def _checked_stages(stages: np.ndarray, n_epochs: int) -> np.ndarray:
 
 def _identity(psg: Path) -> tuple[int | str, str]:
     """Subject and recording by the file's name."""
-    named = _SLEEP_EDF_NAME.fullmatch(psg.stem)
-    if named is None:
-        return psg.stem, psg.stem
-    subject = int(named["subject"]) if named["study"] == "SC4" else f"ST{named['subject']}"
-    return subject, named["recording"]
+    person = person_in_name(psg.stem)
+    return psg.stem if person is None else person, psg.stem.removesuffix("-PSG")
 
 
-def _at_100_hz(raw: mne.io.BaseRaw, path: str | Path) -> mne.io.BaseRaw:
+def _start(raw: mne.io.BaseRaw) -> datetime | None:
+    """When the first sample was taken; in MNE's own format that is not where the measurement began."""
+    began = raw.info["meas_date"]
+    return None if began is None else began + timedelta(seconds=raw.first_time)
+
+
+def _read_epochs(
+    raw: mne.io.BaseRaw, path: str | Path, begin_s: float, gain: float
+) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
+    """Epochs in microvolts (n_epochs, n_samples), their quality if it must be known now, and notes."""
     sfreq_hz = raw.info["sfreq"]
-    if np.isclose(sfreq_hz, SFREQ_HZ, rtol=1e-9):
-        return raw
-    if sfreq_hz < MIN_SFREQ_HZ:
+    _check_rate(sfreq_hz, path)
+    _check_begin(raw, path, begin_s)
+    quality, notes = None, []
+    if begin_s:
+        notes.append(f"epochs are counted from lights-off; the {begin_s:g} s before it are left out")
+        raw.crop(tmin=round(begin_s * sfreq_hz) / sfreq_hz, verbose="error")
+    with explaining_damage(Path(path)):
+        raw.load_data(verbose="error")
+    if gain != 1:
+        notes.append(f"the file's values are multiplied by {gain:g}, as asked")
+        raw.apply_function(lambda x: gain * x, picks="all", verbose="error")
+    if not _is_100_hz(sfreq_hz):
+        notes.append(f"resampled from {sfreq_hz:g} to {SFREQ_HZ:g} Hz")
+        quality = _resample(raw)
+    signal_uv = 1e6 * raw.get_data(verbose="error")[0]
+    n_epochs = len(signal_uv) // N_SAMPLES
+    eeg_uv = signal_uv[: n_epochs * N_SAMPLES].astype(np.float32).reshape(n_epochs, N_SAMPLES)
+    if left_s := (len(signal_uv) - eeg_uv.size) / SFREQ_HZ:
+        notes.append(f"the last {left_s:g} s are no whole epoch and are left out")
+    return eeg_uv, quality, notes
+
+
+def _check_begin(raw: mne.io.BaseRaw, path: str | Path, begin_s: float) -> None:
+    """Refuse a recording of which less than an epoch is left."""
+    duration_s = raw.n_times / raw.info["sfreq"]
+    if 0 <= begin_s <= duration_s - EPOCH_S + 1e-6:  # rounding at odd rates
+        return
+    if begin_s == 0:
+        raise ValueError(
+            f"{path} holds {duration_s:g} s only, expected {EPOCH_S} s (one epoch) or more. "
+            "Check that this is the whole recording."
+        )
+    raise ValueError(
+        f"lights_off is {begin_s:g} s after the start of {path} ({_start(raw)}), which holds {duration_s:g} "
+        "s; expected 0 s to one epoch before its end. Check clock and date."
+    )
+
+
+def _resample(raw: mne.io.BaseRaw) -> np.ndarray:
+    """Bring a signal to 100 Hz, in place, and give the quality of its epochs as they were."""
+    sfreq_hz, recorded_uv = raw.info["sfreq"], 1e6 * raw.get_data(verbose="error")[0]
+    # One NaN would become a night of them; its epoch is named by its quality.
+    raw.apply_function(lambda x: np.where(np.isfinite(x), x, 0.0), picks="all", verbose="error")
+    raw.resample(SFREQ_HZ, verbose="error")
+    return epoch_quality(_cut_at(recorded_uv, raw.n_times // N_SAMPLES, EPOCH_S * sfreq_hz))
+
+
+def _cut_at(signal: np.ndarray, n_epochs: int, epoch_samples: float) -> np.ndarray:
+    """Epochs of a signal of which 30 s may be no whole number of samples: (n_epochs, n_samples)."""
+    n_samples = int(epoch_samples)
+    starts = np.minimum(np.rint(epoch_samples * np.arange(n_epochs)).astype(int), len(signal) - n_samples)
+    return np.stack([signal[start : start + n_samples] for start in starts])
+
+
+def _is_100_hz(sfreq_hz: float) -> bool:
+    return bool(np.isclose(sfreq_hz, SFREQ_HZ, rtol=1e-9))
+
+
+def _check_rate(sfreq_hz: float, path: str | Path) -> None:
+    if _is_100_hz(sfreq_hz):
+        return
+    if not MIN_SFREQ_HZ <= sfreq_hz < np.inf:
         raise ValueError(
             f"{path} was sampled at {sfreq_hz:g} Hz, expected {SFREQ_HZ:g} Hz or at least {MIN_SFREQ_HZ:g}: "
             "the beta band (13-30 Hz) is not in it. Choose another channel or export it at a higher rate."
         )
     lost = f" Nothing above {sfreq_hz / 2:g} Hz is in it." if sfreq_hz < SFREQ_HZ else ""
     warnings.warn(
-        f"{path} was sampled at {sfreq_hz:g} Hz and is resampled to {SFREQ_HZ:g} Hz.{lost}", stacklevel=3
+        f"{path} was sampled at {sfreq_hz:g} Hz and is resampled to {SFREQ_HZ:g} Hz.{lost}", stacklevel=4
     )
-    return raw.load_data(verbose="error").resample(SFREQ_HZ, verbose="error")
 
 
-def _epochs_uv(raw: mne.io.BaseRaw, path: str | Path) -> np.ndarray:
-    n_samples = round(EPOCH_S * SFREQ_HZ)
-    n_epochs = raw.n_times // n_samples
-    if n_epochs == 0:
-        raise ValueError(
-            f"{path} holds {raw.n_times / SFREQ_HZ:g} s only, expected {EPOCH_S} s (one epoch) or more. "
-            "Check that this is the whole recording."
-        )
-    volts = raw.get_data(stop=n_epochs * n_samples, verbose="error")
-    return (volts * 1e6).astype(np.float32).reshape(n_epochs, n_samples)
-
-
-def check_unit(eeg_uv: np.ndarray, path: str | Path) -> None:
-    """Refuse a night whose amplitude no EEG in microvolts has.
-
-    Raises
-    ------
-    ValueError
-        If the median peak-to-peak amplitude of its epochs is outside `PLAUSIBLE_PEAK_TO_PEAK_UV`.
-    """
-    low, high = PLAUSIBLE_PEAK_TO_PEAK_UV
-    complete = eeg_uv[np.isfinite(eeg_uv).all(axis=1)]
-    if len(complete) == 0:
-        return  # nothing to judge by; the features' quality column will say so
-    amplitude_uv = np.median(np.ptp(complete, axis=1))
-    if low <= amplitude_uv <= high:
-        return
-    cause = (
-        "Probably volts were stored as if they were microvolts, or the electrode was not connected"
-        if amplitude_uv < low
-        else "Probably microvolts were stored as if they were volts, or the header names no unit"
-    )
-    raise ValueError(
-        f"{path} has a median peak-to-peak amplitude of {amplitude_uv:.3g} uV, "
-        f"expected {low:g} to {high:g} uV. {cause}: "
-        "correct it where it was made: the physical dimension and range in an EDF header, or the array."
-    )
+def _notes_on_epochs(
+    eeg_uv: np.ndarray, stages: np.ndarray | None, marked: np.ndarray, kept: slice
+) -> list[str]:
+    """What was cut, what has no stage, and what lies under the signal."""
+    after = len(eeg_uv) - kept.stop
+    notes = []
+    if kept.start or after:
+        notes.append(f"{kept.start} epochs before the night and {after} after it are left out")
+    n_marked = np.count_nonzero(marked[kept])
+    n_outside = 0 if stages is None else np.count_nonzero(stages[kept] == UNSCORED) - n_marked
+    if n_marked:
+        notes.append(f"{n_marked} epochs are movement time or '?': kept as -1")
+    if n_outside:
+        notes.append(f"{n_outside} epochs are not in the hypnogram: kept as -1")
+    offset = offset_note(eeg_uv[kept])
+    return notes + ([offset] if offset else [])
 
 
 def _without_long_wake(stages: np.ndarray | None, n_epochs: int, margin_min: float | None) -> slice:

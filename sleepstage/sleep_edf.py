@@ -14,8 +14,8 @@ import pandas as pd
 from mne.datasets.sleep_physionet import age, temazepam
 from tqdm.auto import tqdm
 
-from .dataset import collect, load_table, save_table
-from .features import extract_features
+from .dataset import collect, describe_nights, drop_unscored, load_table, save_table
+from .features import DEFINITIONS_VERSION, extract_features
 from .recording import read_recording
 
 log = logging.getLogger(__name__)
@@ -38,11 +38,13 @@ def sleep_edf_table(
     study: str = "age",
     keep_edf: bool = False,
     wake_margin_min: float | None = 30,
+    keep_unscored: bool = True,
 ) -> pd.DataFrame:
     """Give the feature table of people of Sleep-EDF Expanded, downloading what is not there yet.
 
     Every night's table is kept in ``<folder>/<study>`` when it is complete, so an interrupted call goes on
-    where it was, and a folder that somebody filled before (on a mounted drive, say) needs no network.
+    where it was, and a folder that somebody filled before (on a mounted drive, say) needs no network. Tables
+    made by other definitions of the features are not taken: their nights are read again.
 
     Parameters
     ----------
@@ -57,6 +59,9 @@ def sleep_edf_table(
         Keep the recordings (48 MB each); otherwise each is deleted once its table is written.
     wake_margin_min : float or None
         As in :func:`sleepstage.read_recording`.
+    keep_unscored : bool
+        Keep movement time and ``?`` as epochs of stage -1; otherwise they are left out. Either way a word
+        says how many there are; :func:`sleepstage.describe_nights` counts them by night.
 
     Returns
     -------
@@ -73,7 +78,9 @@ def sleep_edf_table(
     wanted = _existing(list(subjects), list(nights), study)
     folder = Path(folder) / study
     tables = {
-        night: folder / f"subject{night[0]:02d}-night{night[1]}-wake{wake_margin_min}.npz" for night in wanted
+        (subject, night): folder
+        / f"subject{subject:02d}-night{night}-wake{wake_margin_min}-definitions{DEFINITIONS_VERSION}.npz"
+        for subject, night in wanted
     }
     to_fetch = [night for night, path in tables.items() if not path.is_file()]
     if to_fetch:
@@ -90,7 +97,11 @@ def sleep_edf_table(
         save_table(extract_features(recording), tables[night])
         if not keep_edf:
             psg.unlink()
-    return collect([load_table(path) for path in tables.values()])
+    table = collect([load_table(path) for path in tables.values()])
+    if n_unscored := describe_nights(table)["unscored"].sum():
+        done = "kept as -1" if keep_unscored else "left out"
+        log.warning("%d of %d epochs are movement time or '?': %s", n_unscored, len(table), done)
+    return table if keep_unscored else drop_unscored(table)
 
 
 def _existing(subjects: list[int], nights: list[int], study: str) -> list[tuple[int, int]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,9 +9,8 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import GroupShuffleSplit
 
+from .download import person_in_name
 from .features import feature_columns
-
-_SLEEP_EDF_PERSON = re.compile(r"(SC4|ST7)\d\d(?=\d[A-Z]\d)")
 
 
 def split_subjects(table: pd.DataFrame, test_fraction: float = 0.25, seed: int = 0) -> pd.Series:
@@ -25,7 +23,8 @@ def split_subjects(table: pd.DataFrame, test_fraction: float = 0.25, seed: int =
     Raises
     ------
     ValueError
-        With fewer than two subjects; one night can be split by :func:`split_blocks`.
+        With fewer than two subjects; one night can be split by :func:`split_blocks`. If two subjects are one
+        person (:func:`check_people`): the two sides would share them.
     """
     subjects = table.index.get_level_values("subject")
     if subjects.nunique() < 2:
@@ -33,6 +32,7 @@ def split_subjects(table: pd.DataFrame, test_fraction: float = 0.25, seed: int =
             f"got {subjects.nunique()} subject, expected at least 2 to split by subject. "
             "A single night can be split by time with split_blocks."
         )
+    check_people(table)
     splitter = GroupShuffleSplit(n_splits=1, test_size=test_fraction, random_state=seed)
     _, test = next(splitter.split(table, groups=subjects))
     split = np.full(len(table), "train", dtype=object)
@@ -133,12 +133,15 @@ def random_pieces(table: pd.DataFrame, rng: np.random.Generator, share: float) -
 def check_no_leakage(train_subjects: Iterable[Any], test_subjects: Iterable[Any]) -> None:
     """Refuse to test on a person who was trained on.
 
+    Subjects are compared as text, and by what a recording's name says where it stands for a subject:
+    ``"SC4012E0"`` is subject 1.
+
     Raises
     ------
     ValueError
         Naming the subjects.
     """
-    both = sorted({str(name) for name in train_subjects} & {str(name) for name in test_subjects})
+    both = sorted({_person(name) for name in train_subjects} & {_person(name) for name in test_subjects})
     if both:
         raise ValueError(
             f"subjects {', '.join(both)} are in training and in test; "
@@ -153,7 +156,7 @@ def check_people(table: pd.DataFrame) -> None:
     ------
     ValueError
         If two recordings share more than half of their epochs to the last digit, or two nights of one person,
-        by Sleep-EDF's names, carry different subjects.
+        by the names of Sleep-EDF or BIDS, carry different subjects.
     """
     recordings = table.index.droplevel("epoch")
     _check_names(recordings.unique())
@@ -175,17 +178,22 @@ def check_people(table: pd.DataFrame) -> None:
 
 
 def _check_names(recordings: pd.MultiIndex) -> None:
-    people: dict[str, tuple[Any, Any]] = {}
+    people: dict[int | str, tuple[Any, Any]] = {}
     for subject, recording in recordings:
-        named = _SLEEP_EDF_PERSON.match(str(recording))
-        if named is None:
+        person = person_in_name(str(recording))
+        if person is None:
             continue
-        before = people.setdefault(named[0], (subject, recording))
+        before = people.setdefault(person, (subject, recording))
         if before[0] != subject:
             raise ValueError(
                 f"{_described(before)} and {_described((subject, recording))} are two nights of one person "
                 "by their names; give both the same subject."
             )
+
+
+def _person(subject: Any) -> str:
+    named = person_in_name(str(subject))
+    return str(subject if named is None else named)
 
 
 def _described(night: tuple[Any, Any]) -> str:

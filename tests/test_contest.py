@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import threading
+import time
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import signal
 
@@ -55,7 +57,47 @@ def test_nothing_of_the_time_domain_is_claimed_and_the_reason_is_given(read):
     assert {"std_uv", "kurtosis", "mobility", "wavelet_entropy", "rfft_delta_uv2"} <= set(missing.index)
     assert not set(missing.index) & set(read.columns)
     assert missing["std_uv"] == "needs the signal's samples"
-    assert set(ss.describe_features().loc[ss.feature_columns(read), "family"]) == {"spectral"}
+    of_the_signal = [name for name in ss.feature_columns(read) if not name.endswith("_power_change")]
+    assert set(ss.describe_features().loc[of_the_signal, "family"]) == {"spectral"}
+
+
+def test_a_change_of_power_within_the_epoch_is_measured(tmp_path):
+    steady = np.full((51, 60), 1e-12)
+    doubled = steady.copy()
+    doubled[9:12, ::2] *= 2  # the lines at 9 to 11 Hz, of the alpha band's 8 to 12
+    (tmp_path / "0").mkdir()
+    np.save(tmp_path / "0" / "a-1.npy", steady)
+    np.save(tmp_path / "0" / "a-2.npy", doubled)
+    read = contest.read_contest(tmp_path).filter(like="_power_change")
+    expected = pd.DataFrame(0.0, index=read.index, columns=read.columns)
+    expected.iloc[1, read.columns.get_loc("alpha_power_change")] = np.log(8 / 5) / 2
+    np.testing.assert_allclose(read, expected, atol=1e-9)
+
+
+def test_what_is_missing_is_said_while_reading(tmp_path, night, caplog):
+    (tmp_path / "0").mkdir()
+    np.save(tmp_path / "0" / "a-1.npy", spectrogram(night.eeg_uv[0]))
+    contest.read_contest(tmp_path)
+    assert "not available from spectrograms: mean_uv, std_uv" in caplog.text
+    assert "needs the signal's samples" in caplog.text and "has lost the phase" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("factor", "unit"), [(1e12, "as if they were volts"), (1e-12, "volts were stored as")]
+)
+def test_spectrograms_in_another_unit_are_refused(factor, unit, tmp_path, night):
+    (tmp_path / "0").mkdir()
+    np.save(tmp_path / "0" / "a-1.npy", factor * spectrogram(night.eeg_uv[0]))
+    with pytest.raises(ValueError, match=f"peak-to-peak amplitude of .*{unit}"):
+        contest.read_contest(tmp_path)
+
+
+@pytest.mark.parametrize("n_columns", [59, 60])
+def test_both_widths_that_are_told_of_are_read(n_columns, tmp_path, night):
+    (tmp_path / "0").mkdir()
+    array = np.resize(spectrogram(night.eeg_uv[0]).T, (n_columns, 51)).T
+    np.save(tmp_path / "0" / "a-1.npy", array)
+    assert contest.read_contest(tmp_path)["quality"].tolist() == ["ok"]
 
 
 def test_gaps_in_the_numbers_are_gaps_and_people_are_split(read):
@@ -68,6 +110,36 @@ def test_a_prompt_is_made_from_what_the_table_has(read):
     spec = ss.PromptSpec.fit(read, ss.default_digits(read))
     levels = spec.levels(read)
     assert levels.shape == (len(read), 12) and (levels > 0).all()
+
+
+def test_from_the_folder_to_scores_as_notebooks_3_to_5_do(folder, tiny_base, smollm2_tokenizer, tmp_path):
+    """From nothing but the files: table, split by person, prompt, training, staging, scores."""
+    ss.save_table(ss.read_contest(folder), tmp_path / "features.npz")
+    table = ss.load_table(tmp_path / "features.npz")
+    split = ss.split_subjects(table, test_fraction=0.5)
+    train, test = table[split == "train"], table[split == "test"]
+    ss.check_no_leakage(train.index.unique("subject"), test.index.unique("subject"))
+    spec = ss.PromptSpec.fit(train, ss.default_digits(train))
+    assert set(digit.column for digit in spec.digits) <= set(ss.feature_columns(table))
+
+    texts = ss.training_windows(train, spec, smollm2_tokenizer, n_windows=80)
+    lines = pd.Series(ss.night_text(spec.levels(train), "\n").split("\n"), index=train.index)
+    subject, epoch = (train.index.get_level_values(name) for name in ("subject", "epoch"))
+    runs = lines.groupby([subject, epoch // 7]).agg("".join).tolist()  # every seventh epoch is missing
+    unknown = ss.night_text(np.zeros((1, len(spec.digits)), dtype=int))
+    for ids in texts["input_ids"]:
+        text = smollm2_tokenizer.decode(ids[1:]).replace(" ", "")
+        while text.endswith(unknown):
+            text = text.removesuffix(unknown)
+        assert any(text in run for run in runs)
+
+    config = ss.TrainingConfig(base=str(tiny_base), nf4=False, n_steps=3, warmup_steps=1, lora_rank=2)
+    ss.finetune(train, spec, config, tmp_path / "adapter")
+    stager = ss.Stager.from_pretrained(tmp_path / "adapter")
+    assert set(stager.trained_on) == set(train.index.unique("subject"))
+    proba = stager.predict_proba(test)
+    assert proba.index.equals(test.index) and proba.notna().all(axis=None)
+    assert ss.score(test["stage"], proba)["n_epochs"] == len(test)
 
 
 def test_signals_in_such_folders_are_read_as_signals(night, table, tmp_path):
@@ -143,7 +215,10 @@ def small(monkeypatch):
 
 @pytest.fixture
 def server():
-    """Answers each path with what a test gave it: (status, body, bytes sent before the line is cut)."""
+    """Answers each path with what a test gave it: (status, body, bytes sent before the line is cut).
+
+    All bytes if that is None, piece by piece if it is "slowly".
+    """
     answers = {}
 
     class Handler(BaseHTTPRequestHandler):
@@ -152,7 +227,10 @@ def server():
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body[:sent])
+            pieces = np.array_split(np.frombuffer(body, np.uint8), 10) if sent == "slowly" else [body[:sent]]
+            for piece in pieces:
+                self.wfile.write(bytes(piece))
+                time.sleep(0.05 if sent == "slowly" else 0)
 
         def log_message(self, *args):
             pass
@@ -177,13 +255,85 @@ def test_an_archive_put_there_by_hand_is_used(small, tmp_path):
     assert len(list(contest.fetch_contest(tmp_path).rglob("*.npy"))) == 4
 
 
+def gdown_5(url=None, output=None, quiet=False, proxy=None, speed=None, use_cookies=True, verify=True,
+            id=None, fuzzy=False, resume=False, format=None, user_agent=None, log_messages=None):  # fmt: skip
+    """As in gdown 5.2, which reports failure by None."""
+    return gave(url, output, id, resume)
+
+
+def gdown_6(url=None, output=None, quiet=False, proxy=None, speed=None, use_cookies=True, verify=True,
+            id=None, resume=False, format=None, user_agent=None, log_messages=None, progress=None,
+            skip_download=False, cookies_file=None, hasher=None, timeout=None, retries=0,
+            cancel=None):  # fmt: skip
+    """As in gdown 6.5, which raises."""
+    assert timeout and retries
+    return gave(url, output, id, resume)
+
+
+def gave(url, output, id, resume):
+    assert (url is None) != (id is None) and resume
+    if url == "nowhere":
+        return None
+    with open(output, "wb") as file:
+        file.write(zipped({f"{contest.CONTEST_FOLDER}/{k}/a-{k}.npy": bytes(1000) for k in range(4)}))
+    return output
+
+
+@pytest.mark.parametrize("download", [gdown_5, gdown_6])
+def test_both_versions_of_gdown_are_called_as_they_are_made(download, small, tmp_path, monkeypatch):
+    monkeypatch.setattr("gdown.download", download)
+    assert len(list(contest.fetch_contest(tmp_path / "drive").rglob("*.npy"))) == 4
+    with pytest.raises(RuntimeError, match="(?s)gdown has said why.*By hand: open"):
+        contest.fetch_contest(tmp_path / "none", "nowhere")
+
+
 @pytest.mark.parametrize("status", [403, 404, 429, 500])
 def test_a_refusal_names_the_way_by_hand(status, small, server, tmp_path):
     answers, address = server
     answers["/a.zip"] = (status, b"no", None)
-    with pytest.raises(RuntimeError, match="(?s)download of AISContest_Data.zip failed.*By hand: open"):
+    refused = "(?s)(download of AISContest_Data.zip failed|is no zip file).*By hand: open"
+    with pytest.raises((RuntimeError, ValueError), match=refused):  # gdown 5 keeps the page as the file
         contest.fetch_contest(tmp_path, f"{address}/a.zip")
     assert not (tmp_path / contest.CONTEST_FOLDER).exists()
+
+
+def test_a_download_that_was_cut_off_goes_on_or_begins_anew(small, server, tmp_path):
+    answers, address = server
+    whole = zipped(dict.fromkeys(small, np.random.default_rng(0).bytes(1000)))
+    answers["/a.zip"] = (200, whole, 300)
+    with pytest.raises((RuntimeError, ValueError), match="By hand"):
+        contest.fetch_contest(tmp_path, f"{address}/a.zip")
+    answers["/a.zip"] = (200, whole, None)
+    for _ in range(
+        2
+    ):  # appended to what it had by a gdown that does not look, it is thrown away and comes anew
+        try:
+            folder = contest.fetch_contest(tmp_path, f"{address}/a.zip")
+        except ValueError as error:
+            assert "By hand" in str(error)
+    assert len(list(folder.rglob("*.npy"))) == 4
+
+
+def test_a_page_in_the_archives_place_is_thrown_away(small, server, tmp_path):
+    answers, address = server
+    answers["/a.zip"] = (200, b"<!DOCTYPE html><html>Google Drive - Quota exceeded</html>", None)
+    with pytest.raises(ValueError, match="(?s)a web page, probably about too many downloads.*By hand"):
+        contest.fetch_contest(tmp_path, f"{address}/a.zip")
+    answers["/a.zip"] = (200, zipped(small), None)
+    assert contest.fetch_contest(tmp_path, f"{address}/a.zip").is_dir()
+
+
+def test_a_server_that_says_a_wrong_length_is_found_out(small, server, tmp_path):
+    answers, address = server
+    answers["/a.zip"] = (200, zipped(small)[:-40], None)  # announces what it sends: 40 bytes too few
+    with pytest.raises(ValueError, match="(?s)cut off or damaged.*By hand"):
+        contest.fetch_contest(tmp_path, f"{address}/a.zip")
+
+
+def test_a_slow_server_is_waited_for(small, server, tmp_path):
+    answers, address = server
+    answers["/a.zip"] = (200, zipped(small), "slowly")
+    assert len(list(contest.fetch_contest(tmp_path, f"{address}/a.zip").rglob("*.npy"))) == 4
 
 
 def test_a_download_that_is_cut_off_leaves_nothing_that_looks_complete(small, server, tmp_path):

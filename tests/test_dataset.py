@@ -9,9 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sleepstage import dataset
 from sleepstage.dataset import (
     collect,
     data_fingerprint,
+    describe_nights,
+    drop_unscored,
     load_dictionary,
     load_table,
     save_dictionary,
@@ -64,12 +67,12 @@ def test_a_table_comes_back_as_it_was(tmp_path, subject):
 def test_the_file_holds_what_the_contract_names_and_no_pickle(tmp_path):
     table = small_table()
     with np.load(save_table(table, tmp_path / "t.npz"), allow_pickle=False) as file:
-        assert set(file.files) == KEYS | {"quality"}
+        assert set(file.files) == KEYS | {"quality", "definitions_version"}
         for key, value in stored(table).items():
             np.testing.assert_array_equal(file[key], value)
         assert (file["features"].dtype, file["stage"].dtype) == (np.float32, np.int8)
     with np.load(save_table(table.drop(columns="quality"), tmp_path / "t.npz"), allow_pickle=False) as file:
-        assert set(file.files) == KEYS
+        assert set(file.files) == KEYS | {"definitions_version"}
 
 
 def test_a_published_table_gets_our_names_and_microvolts(tmp_path):
@@ -184,6 +187,27 @@ def test_a_table_that_breaks_the_contract_is_not_written(tmp_path):
     with pytest.raises(ValueError, match=r"stage codes \[9\]"):
         save_table(small_table().assign(stage=9), tmp_path / "t.npz")
     assert not (tmp_path / "t.npz").exists()
+
+
+def test_a_table_by_other_definitions_is_refused(tmp_path, monkeypatch):
+    path = save_table(small_table(), tmp_path / "t.npz")
+    monkeypatch.setattr(dataset, "DEFINITIONS_VERSION", 2)
+    with pytest.raises(ValueError, match="definitions of version 1, this package has version 2; compute"):
+        load_table(path)
+
+
+def test_nights_are_counted_by_stage_gap_and_quality():
+    counts = describe_nights(collect([small_table(), small_table(2, "B", range(4))]))
+    first = {"epochs": 6, "gaps": 2, "W": 1, "N1": 1, "N2": 1, "N3": 1, "REM": 1, "unscored": 1}
+    assert counts.loc[(1, "A")].to_dict() == first | {"flat": 1, "ok": 5}
+    assert counts.loc[(2, "B"), ["epochs", "gaps", "unscored", "ok"]].tolist() == [4, 0, 0, 3]
+    assert "ok" not in describe_nights(small_table().drop(columns="quality"))
+
+
+def test_epochs_without_a_stage_leave_a_gap():
+    kept = drop_unscored(small_table())
+    assert kept.index.get_level_values("epoch").tolist() == [0, 1, 2, 5, 6]
+    assert (kept["stage"] >= 0).all()
 
 
 def test_collect_joins_nights_in_their_order():

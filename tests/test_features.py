@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import antropy
 import numpy as np
@@ -412,6 +413,24 @@ def test_bad_epochs_are_nan_with_a_reason():
 @pytest.mark.parametrize("freq_hz", [0.5, 1, 5, 10, 12.5, 20, 25])
 def test_smooth_peaks_are_not_taken_for_clipping(freq_hz):
     assert epoch_quality(make_sine(freq_hz, 50).astype(np.float32)) == ["ok"]
+
+
+def test_an_electrode_that_came_off_within_an_epoch_is_named():
+    x = make_noise(5)
+    x[0, 500:900] = 3.0  # four seconds
+    x[1, 500:1100] = 3.0  # five whole seconds at least, wherever they begin
+    x[2, 2440:] = 3.0 + 1e-3 * make_noise(1)[0, 2440:]
+    x[3, ::2] = 3.0  # every other sample: no stretch
+    x[4, :600] = -500.0  # held at the amplifier's limit
+    assert list(epoch_quality(x)) == ["ok", "disconnected", "disconnected", "ok", "clipped"]
+
+
+def test_quality_is_that_of_the_signal_before_it_was_resampled():
+    quality = np.array(["ok", "clipped", "nan"])
+    night = replace(make_recording(make_noise(3)), quality=quality)
+    table = extract_features(night)
+    assert list(table["quality"]) == list(quality)
+    assert table[feature_columns(table)].isna().all(axis=1).tolist() == [False, True, True]
 
 
 def test_a_night_of_bad_epochs_only_is_a_table_of_nan():

@@ -55,19 +55,19 @@ def test_the_shipped_night_has_the_same_stages_from_text_as_from_edf(kind, night
 
 def test_a_table_may_leave_gaps_and_mark_what_is_not_scored(tmp_path):
     text = write(tmp_path / "h.csv", "onset,duration,stage\n30,60,N2\n120,30,?\n150,30,Dreaming REM Sleep\n")
-    assert align_stages(text, None, 7).tolist() == [-1, 2, 2, -1, -1, 4, -1]
+    assert align_stages(text, None, 7)[0].tolist() == [-1, 2, 2, -1, -1, 4, -1]
 
 
 @pytest.mark.parametrize("name", ["trial_type", "description"])
 def test_the_columns_of_bids_and_of_mne_are_known(name, tmp_path):
     text = write(tmp_path / "h.tsv", f"onset\tduration\t{name}\n0\t60\tSleep stage 2\n")
-    assert align_stages(text, None, 2).tolist() == [2, 2]
+    assert align_stages(text, None, 2)[0].tolist() == [2, 2]
 
 
 def test_one_stage_more_than_whole_epochs_is_the_last_one_cut_short(tmp_path):
     text = write(tmp_path / "h.txt", "0\n1\n2\n3\n")
     with pytest.warns(UserWarning, match="scores 1 epochs before .* or after"):
-        assert align_stages(text, None, 3).tolist() == [0, 1, 2]
+        assert align_stages(text, None, 3)[0].tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
 """Reading a night: the shipped one against the published table, and synthetic ones at every edge."""
 
 import warnings
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import edfio
+import mne
 import numpy as np
 import pytest
 
+from sleepstage.features import epoch_quality, extract_features
 from sleepstage.recording import Recording, load_demo, read_recording
 from sleepstage.stages import STAGES
 
@@ -132,6 +134,8 @@ def test_bdf_is_read_too(tmp_path):
         ("SC4001E0-PSG.edf", 0, "SC4001E0"),
         ("SC4411E0-PSG.edf", 41, "SC4411E0"),
         ("SC4412F0-PSG.edf", 41, "SC4412F0"),
+        ("ST7011J0-PSG.edf", "ST01", "ST7011J0"),
+        ("sub-7_ses-2_eeg.EDF", "7", "sub-7_ses-2_eeg"),
         ("anna-1.edf", "anna-1", "anna-1"),
     ],
 )
@@ -163,6 +167,145 @@ def test_other_rates_are_resampled_with_a_message(tmp_path, sfreq_hz):
     assert ("Nothing above 32 Hz" in str(caught[0].message)) == (sfreq_hz == 64)
     assert night.eeg_uv.shape == (3, 3000)
     np.testing.assert_allclose(night.eeg_uv[1], sine_uv(100)[3000:6000], atol=0.4)
+
+
+def test_clipping_is_found_before_resampling_smoothes_it_away(tmp_path):
+    signal = np.random.default_rng(0).normal(0, 20, (4, 30 * 256))
+    signal[2] = np.clip(3 * signal[2], -40, 40)
+    psg = write_psg(tmp_path / "night.edf", {"EEG Fpz-Cz": signal.ravel()}, sfreq_hz=256)
+    with pytest.warns(UserWarning, match="resampled"):
+        night = read_recording(psg)
+    assert night.quality.tolist() == ["ok", "ok", "clipped", "ok"]
+    assert epoch_quality(night.eeg_uv).tolist() == ["ok"] * 4  # which is why it has to be found before
+    assert extract_features(night)["quality"].tolist() == night.quality.tolist()
+    assert "resampled from 256 to 100 Hz" in night.notes
+
+
+def write_fif(path, signal_uv, sfreq_hz, first_sample=0):
+    info = mne.create_info(["EEG Fpz-Cz", "EMG"], sfreq_hz, "eeg")
+    both = 1e-6 * np.stack([signal_uv, np.zeros_like(signal_uv)])
+    raw = mne.io.RawArray(both, info, first_samp=first_sample, verbose="error")
+    raw.set_meas_date(EVENING.replace(tzinfo=UTC))
+    raw.save(path, fmt="double", verbose="error")
+    return path
+
+
+def test_what_mne_saves_is_read_and_begins_where_its_samples_do(tmp_path):
+    """MNE counts a file's samples from the measurement's start, which may have been earlier."""
+    night = read_recording(write_fif(tmp_path / "night_raw.fif", steps(4), 100, first_sample=6000))
+    assert epochs_told(night) == [0, 1, 2, 3]
+    assert night.start == EVENING + timedelta(seconds=60)
+    with pytest.raises(ValueError, match="no channel 'C4'. Present: 'EEG Fpz-Cz', 'EMG'"):
+        read_recording(tmp_path / "night_raw.fif", channel="C4")
+
+
+def test_one_lost_sample_costs_one_epoch_at_any_rate(tmp_path):
+    signal = np.random.default_rng(0).normal(0, 20, 4 * 30 * 128)
+    signal[5000] = np.nan
+    with pytest.warns(UserWarning, match="resampled"):
+        night = read_recording(write_fif(tmp_path / "night_raw.fif", signal, 128))
+    assert extract_features(night)["quality"].tolist() == ["ok", "nan", "ok", "ok"]
+
+
+def test_brainvision_is_read_and_a_damaged_one_refused(tmp_path):
+    (tmp_path / "night.eeg").write_bytes((10 * steps(2)).astype("<i2").tobytes())
+    (tmp_path / "night.vhdr").write_text(
+        "Brain Vision Data Exchange Header File Version 1.0\n[Common Infos]\nDataFile=night.eeg\n"
+        "DataFormat=BINARY\nDataOrientation=MULTIPLEXED\nNumberOfChannels=1\nSamplingInterval=10000\n"
+        "[Binary Infos]\nBinaryFormat=INT_16\n[Channel Infos]\nCh1=C4,,0.1,µV\n",
+        encoding="utf-8",
+    )
+    night = read_recording(tmp_path / "night.vhdr", channel="C4")
+    np.testing.assert_allclose(night.eeg_uv.ravel(), steps(2), atol=0.1)
+    (tmp_path / "night.eeg").unlink()
+    with pytest.raises(ValueError, match="night.vhdr begins as it should but cannot be read"):
+        read_recording(tmp_path / "night.vhdr", channel="C4")
+
+
+# Other epoch positions
+
+
+@pytest.mark.parametrize("lights_off", [77, "22:01:17", 77.0])
+def test_epochs_are_counted_from_lights_off(tmp_path, lights_off):
+    signal = np.concatenate([np.full(7700, 99.0), steps(10)])
+    psg = write_psg(tmp_path / "night.edf", {"EEG Fpz-Cz": signal})
+    hypnogram = write_hypnogram(tmp_path / "h.edf", [("Sleep stage 2", 77 + 60, 90)])
+    (tmp_path / "h.csv").write_text("onset,duration,stage\n137,90,N2\n")
+    (tmp_path / "h.txt").write_text("W\nW\nN2\nN2\nN2\nW\n")  # lights-on came before the file's end
+    for scored in (hypnogram, tmp_path / "h.csv", tmp_path / "h.txt"):
+        night = read_recording(psg, scored, lights_off=lights_off)
+        assert epochs_told(night) == list(range(10))
+        assert night.start == EVENING + timedelta(seconds=77)
+        assert np.flatnonzero(night.stages == 2).tolist() == [2, 3, 4]
+    assert "epochs are counted from lights-off; the 77 s before it are left out" in night.notes
+
+
+def test_lights_off_after_midnight_is_of_the_next_day(tmp_path):
+    psg = write_psg(tmp_path / "night.edf", {"EEG Fpz-Cz": np.resize([9.0, -9.0], 900_000)})
+    assert read_recording(psg, lights_off="00:15").start == datetime(2020, 3, 2, 0, 15)
+
+
+@pytest.mark.parametrize(
+    ("lights_off", "message"),
+    [
+        ("half past ten", "expected a time of day such as '22:31:17', or seconds"),
+        (float("nan"), "expected a time of day"),
+        (-1, "lights_off is -1 s after the start of .*which holds 600 s; expected 0 s to"),
+        (570.5, "expected 0 s to one epoch before its end"),
+        ("21:59", "lights_off is 86340 s after the start"),
+    ],
+)
+def test_lights_off_outside_the_recording_is_refused(psg, lights_off, message):
+    with pytest.raises(ValueError, match=message):
+        read_recording(psg, lights_off=lights_off)
+
+
+def test_a_hypnogram_on_a_grid_of_its_own_names_the_way_out(tmp_path, psg):
+    hypnogram = write_hypnogram(
+        tmp_path / "h.edf", [("Sleep stage 2", 17, 60), ("Sleep stage W", 77, 30)], EVENING
+    )
+    with pytest.raises(
+        ValueError, match="All begin 17 s off the grid: lights_off=17 counts epochs from there"
+    ):
+        read_recording(psg, hypnogram)
+    assert read_recording(psg, hypnogram, lights_off=17).stages[:4].tolist() == [2, 2, 0, -1]
+
+
+# What was done, and what is odd
+
+
+def test_notes_say_what_was_done(tmp_path):
+    psg = write_psg(tmp_path / "night.edf", {"EEG Fpz-Cz": np.append(steps(20), np.zeros(2900)) + 300})
+    spans = [("Sleep stage W", 0, 240), ("Sleep stage 1", 240, 60), ("Movement time", 300, 60),
+             ("Sleep stage 2", 360, 30)]  # fmt: skip
+    night = read_recording(psg, write_hypnogram(tmp_path / "h.edf", spans), wake_margin_min=1)
+    assert night.notes[:4] == (
+        "the last 29 s are no whole epoch and are left out",
+        "6 epochs before the night and 5 after it are left out",
+        "2 epochs are movement time or '?': kept as -1",
+        "2 epochs are not in the hypnogram: kept as -1",
+    )
+    assert night.notes[4].startswith("a constant offset of 310 uV lies under the signal (deviations: 20 uV)")
+    assert load_demo().notes == ()
+
+
+@pytest.mark.parametrize(
+    ("factor", "unit", "cause", "gain"),
+    [
+        (1e-6, "uV", "volts were stored as if they were microvolts .factor 1e6", 1e6),
+        (1e-3, "uV", "millivolts were stored as if they were microvolts .factor 1e3", 1e3),
+        (1, "mV", "microvolts were stored as if they were millivolts .factor 1e-3", 1e-3),
+        (1, "V", "microvolts were stored as if they were volts.* .factor 1e-6", 1e-6),
+        (200, "uV", "an amplifier's gain was not taken off .a factor of about [0-9]e-03", 1 / 200),
+    ],
+)
+def test_units_are_told_apart_and_the_factor_that_is_named_helps(tmp_path, factor, unit, cause, gain):
+    psg = write_psg(tmp_path / "unit.edf", {"EEG Fpz-Cz": steps(3) * factor}, unit=unit)
+    with pytest.raises(ValueError, match=cause):
+        read_recording(psg)
+    night = read_recording(psg, gain=gain)
+    np.testing.assert_allclose(night.eeg_uv.ravel(), steps(3), atol=0.1)
+    assert night.notes == (f"the file's values are multiplied by {gain:g}, as asked",)
 
 
 # Aligning the hypnogram
@@ -359,6 +502,12 @@ def test_hypnogram_of_another_night_or_without_stages_is_refused(tmp_path, psg):
         read_recording(psg, write_hypnogram(tmp_path / "other.edf", spans, datetime(2020, 3, 2, 22)))
     with pytest.raises(ValueError, match="no annotations"):
         read_recording(psg, psg)
+
+
+@pytest.mark.parametrize("gain", [0, float("nan"), float("inf"), 1e30])
+def test_a_gain_that_is_none_is_refused(psg, gain):
+    with pytest.raises(ValueError, match="gain is .*, expected a factor"):
+        read_recording(psg, gain=gain)
 
 
 @pytest.mark.parametrize("margin", [-1, float("nan")])

@@ -12,6 +12,7 @@ import pytest
 from mne.datasets.sleep_physionet import age
 
 import sleepstage as ss
+from sleepstage.features import extract_features as extract
 from sleepstage.sleep_edf import sleep_edf_table
 
 
@@ -44,6 +45,32 @@ def test_a_folder_that_was_filled_before_needs_no_recording(tmp_path, monkeypatc
     assert psg.exists()
     monkeypatch.setattr(age, "fetch_data", None)
     pd.testing.assert_frame_equal(sleep_edf_table([0], nights=[2], folder=tmp_path), first)
+
+
+def test_a_change_of_definitions_is_noticed_and_the_nights_are_read_again(tmp_path, monkeypatch):
+    put_files(tmp_path / "age", "SC4001E")
+    sleep_edf_table([0], nights=[1], folder=tmp_path, keep_edf=True)
+    read_again = []
+    for module in ("sleepstage.sleep_edf", "sleepstage.dataset"):
+        monkeypatch.setattr(f"{module}.DEFINITIONS_VERSION", 2)
+    monkeypatch.setattr("sleepstage.sleep_edf.extract_features", lambda n: read_again.append(n) or extract(n))
+    sleep_edf_table([0], nights=[1], folder=tmp_path)
+    assert len(read_again) == 1
+
+
+def test_epochs_without_a_stage_are_kept_or_left_out_by_choice_and_counted(tmp_path, table, caplog):
+    place = put_files(tmp_path / "age", "SC4001E").parent
+    hypnogram = next(place.glob("*Hypnogram.edf"))
+    content = hypnogram.read_bytes()
+    content = content.replace(b"Sleep stage 1", b"Sleep stage ?").replace(b"Sleep stage 4", b"Movement time")
+    hypnogram.write_bytes(content)
+    kept = sleep_edf_table([0], nights=[1], folder=tmp_path, keep_edf=True)
+    assert "epochs are movement time or '?': kept as -1" in caplog.text
+    counted = ss.describe_nights(kept)["unscored"].item()
+    assert (kept["stage"] == -1).sum() == counted > (table["stage"] == 1).sum()
+    left = sleep_edf_table([0], nights=[1], folder=tmp_path, keep_unscored=False)
+    assert "left out" in caplog.text and len(left) == len(kept) - counted and (left["stage"] >= 0).all()
+    assert ss.describe_nights(left)["gaps"].item() > 0
 
 
 def test_people_of_the_two_studies_are_not_confused(tmp_path):

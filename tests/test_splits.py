@@ -155,6 +155,26 @@ def test_two_nights_of_a_person_under_two_subjects_are_refused(table):
         collect(nights)
 
 
+def test_two_nights_of_a_person_by_the_names_of_bids_are_refused_too(table):
+    nights = two_nights(table.drop(columns="quality"), ("a", "sub-7_ses-1_eeg"), ("b", "sub-7_ses-2_eeg"))
+    with pytest.raises(ValueError, match=r"sub-7_ses-1_eeg \(subject a\) and sub-7_ses-2_eeg \(subject b\)"):
+        collect(nights)
+
+
+def test_a_table_that_was_never_joined_here_is_checked_before_it_is_split(table):
+    nights = two_nights(table.drop(columns="quality"), (1, "SC4011E0"), (99, "SC4012E0"))
+    with pytest.raises(ValueError, match="are two nights of one person"):
+        split_subjects(pd.concat(nights))
+
+
+def test_a_recordings_name_in_a_persons_place_hides_nobody():
+    check_no_leakage([1, "ST01"], ["SC4021E0", "ST7021J0"])
+    with pytest.raises(ValueError, match="subjects 1 are in training and in test"):
+        check_no_leakage([1], ["SC4012E0"])
+    with pytest.raises(ValueError, match="subjects ST01 are"):
+        check_no_leakage(["ST7011J0-PSG"], ["ST7012J0"])
+
+
 def test_different_nights_of_different_people_are_joined(table):
     numbers = table.drop(columns="quality")
     nights = two_nights(numbers, (1, "SC4011E0"), (2, "SC4021E0"))

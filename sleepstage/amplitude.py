@@ -1,0 +1,90 @@
+"""What a signal's amplitude says about its unit, its amplifier and its offset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+PLAUSIBLE_PEAK_TO_PEAK_UV: tuple[float, float] = (1.0, 5000.0)
+"""Bounds of a night's median peak-to-peak amplitude; outside of them the unit must be wrong."""
+
+# Peak to peak, 30 s of a sleeper's EEG have some 150 uV. Units are 3 decades apart, so what lies within 1.5
+# decades of where a wrong unit would put it, has that unit.
+_VOLTS_BELOW_UV = 150 * 10**-4.5
+_VOLTS_ABOVE_UV = 150 * 10**4.5
+
+
+def check_unit(eeg_uv: np.ndarray, path: str | Path) -> None:
+    """Refuse a night whose amplitude no EEG in microvolts has.
+
+    Parameters
+    ----------
+    eeg_uv : numpy.ndarray, shape (n_epochs, n_samples)
+        What is taken to be microvolts.
+    path : path
+        Where it comes from, for the message.
+
+    Raises
+    ------
+    ValueError
+        If the median peak-to-peak amplitude of its epochs is outside `PLAUSIBLE_PEAK_TO_PEAK_UV`. The message
+        names the unit that the numbers probably have, and the factor that makes them microvolts.
+    """
+    complete = eeg_uv[np.isfinite(eeg_uv).all(axis=1)]
+    if len(complete) == 0:
+        return  # nothing to judge by; the features' quality column will say so
+    check_peak_to_peak(float(np.median(np.ptp(complete, axis=1))), path)
+
+
+def check_peak_to_peak(amplitude_uv: float, path: str | Path) -> None:
+    """Refuse a night of this median peak-to-peak amplitude if no EEG in microvolts has it.
+
+    Raises
+    ------
+    ValueError
+        As :func:`check_unit`.
+    """
+    low, high = PLAUSIBLE_PEAK_TO_PEAK_UV
+    if low <= amplitude_uv <= high:
+        return
+    raise ValueError(
+        f"{path} has a median peak-to-peak amplitude of {amplitude_uv:.3g} uV, "
+        f"expected {low:g} to {high:g} uV. {_cause(amplitude_uv)}. Correct it where it was made (the "
+        "dimension and range in an EDF header, or the array), or give read_recording that factor as `gain`."
+    )
+
+
+def _cause(amplitude_uv: float) -> str:
+    if amplitude_uv < _VOLTS_BELOW_UV:
+        return "Probably volts were stored as if they were microvolts (factor 1e6)"
+    if amplitude_uv < PLAUSIBLE_PEAK_TO_PEAK_UV[0]:
+        return (
+            "Probably millivolts were stored as if they were microvolts (factor 1e3), or the electrode was "
+            "not connected"
+        )
+    if amplitude_uv < _VOLTS_ABOVE_UV:
+        return (
+            "Probably microvolts were stored as if they were millivolts (factor 1e-3), or an amplifier's "
+            f"gain was not taken off (a factor of about {150 / amplitude_uv:.0e})"
+        )
+    return "Probably microvolts were stored as if they were volts, or the header names no unit (factor 1e-6)"
+
+
+def offset_note(eeg_uv: np.ndarray) -> str | None:
+    """Say if a constant offset, larger than the signal's own deviations, lies under a night.
+
+    Parameters
+    ----------
+    eeg_uv : numpy.ndarray, shape (n_epochs, n_samples)
+    """
+    complete = eeg_uv[np.isfinite(eeg_uv).all(axis=1)].astype(np.float64)
+    if len(complete) == 0:
+        return None
+    offset_uv, deviation_uv = np.median(complete.mean(axis=1)), np.median(complete.std(axis=1))
+    if abs(offset_uv) <= deviation_uv:
+        return None
+    return (
+        f"a constant offset of {offset_uv:.0f} uV lies under the signal (deviations: {deviation_uv:.0f} uV); "
+        "it is left there, and features of amplitude (mean, minimum, maximum, energy) hold it"
+    )
