@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import re
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 import pandas as pd
@@ -173,7 +174,13 @@ def _index(files: list[Path]) -> pd.MultiIndex:
 def _read(file: Path) -> NDArray[np.float64]:
     try:
         array = np.load(file, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except (
+        ValueError,
+        EOFError,
+        OSError,
+        SyntaxError,
+        TokenError,
+    ) as error:  # the last two: a damaged header
         raise ValueError(f"{file} is not a complete .npy file of numbers ({error})") from error
     if array.dtype.kind not in "iuf" or array.shape not in (*SPECTROGRAM_SHAPES, (N_SAMPLES,)):
         raise ValueError(

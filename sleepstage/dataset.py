@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -283,8 +284,12 @@ def _numeric(value: Any, name: str, path: Path) -> np.ndarray:
     return array
 
 
-# What numpy and zipfile raise over damaged files; TypeError is for an .npy in an .npz's place.
-_BROKEN_NPZ = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, TypeError, ValueError)
+# What numpy and zipfile raise over damaged files; TypeError is for an .npy in an .npz's place, and numpy
+# reads an array's header as Python's own parser would.
+_BROKEN_NPZ = (
+    *(zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, TypeError, ValueError),
+    *(SyntaxError, TokenError),
+)
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:

@@ -65,8 +65,9 @@ def test_base_that_comes_quantized_is_dequantized_before_the_merge(adapter, spec
     ss.finetune(table[:300], spec, config, tmp_path / "adapter")
     merged = ss.Stager.from_pretrained(ss.merge(tmp_path / "adapter", tmp_path / "merged"))
     trained = ss.Stager.from_pretrained(tmp_path / "adapter")
+    # Beside NF4 the weights are rounded to bfloat16 in each layer; merged, in float32.
     pd.testing.assert_frame_equal(
-        merged.predict_proba(table), trained.predict_proba(table), atol=1e-5, rtol=0
+        merged.predict_proba(table), trained.predict_proba(table), atol=2e-3, rtol=0
     )
 
 
