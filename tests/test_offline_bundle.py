@@ -30,6 +30,10 @@ def lines_for_linux(text: str) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    os.environ.get("SLEEPSTAGE_BUNDLE") != "1",
+    reason="half a gigabyte of wheels and ten minutes or more: asked for by SLEEPSTAGE_BUNDLE=1",
+)
 @pytest.mark.skipif(sys.platform == "win32", reason="the lines that are typed are those for Linux and macOS")
 def test_a_fresh_environment_installs_prepares_and_stages_without_a_network(tmp_path):
     bundle = tmp_path / "offline bundle"  # a USB stick's name may hold a space; make's may not
