@@ -159,8 +159,9 @@ def page(tmp_path):
 
 def test_slider_and_digit_move_picture_and_probabilities(lab, page):
     page.send("Page.navigate", url=lab)
-    ready = "window.jupyterapp?.shell.currentWidget?.sessionContext?.isReady"
+    ready = "[...(window.jupyterapp?.shell.widgets('main') ?? [])].some(w => w.sessionContext?.isReady)"
     wait_for("the notebook and its kernel", lambda: page.js(ready))
+    page.click("document.querySelector('.jp-CodeCell .cm-content')")  # commands go to the notebook clicked on
     page.js("void jupyterapp.commands.execute('notebook:run-all-cells')")
     explorer = wait_for("the explorer's picture", lambda: page.picture(0))
     what_if = wait_for("the picture of what_if", lambda: page.picture(1))
