@@ -124,6 +124,7 @@ def training_plan(preset: Preset, table: pd.DataFrame | None = None, **settings:
         "tokens_per_pass": n_windows * texts.n_tokens,
         "flops_per_pass": n_windows * step.flops // texts.n_windows,
         "peak_tflops": preset.peak_tflops,
+        "not_traced": NOT_TRACED if preset.on_gpu else "",
     }
 
 
@@ -146,7 +147,7 @@ def plan_text(plan: dict[str, Any]) -> str:
         lines.append(
             f"At the data sheet's {plan['peak_tflops']:g} TFLOP/s: {minutes:.1f} minutes; none gets there."
         )
-    return "\n".join([*lines, NOT_TRACED])
+    return "\n".join([*lines, plan["not_traced"]]).rstrip()
 
 
 def weights_bytes(model: PeftModel, nf4: bool) -> int:
