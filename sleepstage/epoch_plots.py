@@ -109,7 +109,7 @@ def plot_what_if(
 
 
 def coloured_text(
-    levels: np.ndarray, spec: PromptSpec, epochs: Sequence[int], marked: int | None = None
+    levels: np.ndarray, spec: PromptSpec, epochs: Sequence[int | str], marked: int | None = None
 ) -> str:
     """Write lines of digits as HTML, a higher level on a darker ground; a 0, which is missing, is dashed.
 
@@ -119,8 +119,8 @@ def coloured_text(
         From :meth:`sleepstage.PromptSpec.levels`.
     spec : PromptSpec
         Names the digits; the pointer on a digit shows its name.
-    epochs : sequence of int, length n_lines
-        The number in front of each line.
+    epochs : sequence of int or str, length n_lines
+        What stands in front of each line: its epoch's number, or a word.
     marked : int, optional
         The epoch that gets an arrow.
 

@@ -94,8 +94,8 @@ class _WithStill(widgets.VBox):
     """A box with a picture that is handed over as a PNG too, for places where no widgets run."""
 
     def __init__(self) -> None:
-        fitting = widgets.Layout(max_width="100%", object_fit="contain")
-        self.picture = widgets.Image(format="png", layout=fitting)
+        natural = widgets.Layout(max_width="100%", align_self="flex-start")  # otherwise it is stretched
+        self.picture = widgets.Image(format="png", layout=natural)
         self.text = widgets.HTML()
         super().__init__()
 
@@ -197,7 +197,8 @@ class WhatIf(_WithStill):
         self._levels = stager.spec.levels(table)[run]
         self._before = self.proba = stager.answer(self._levels, self._row)
         names = [(f"{place + 1}: {digit_name(d)}", place) for place, d in enumerate(stager.spec.digits)]
-        self.digit = widgets.Dropdown(options=names, description="digit")
+        wide = widgets.Layout(width="460px")
+        self.digit = widgets.Dropdown(options=names, description="digit", layout=wide)
         self.level = widgets.IntSlider(
             value=self._own(), min=MISSING, max=N_LEVELS, description="becomes", continuous_update=False
         )
@@ -221,7 +222,7 @@ class WhatIf(_WithStill):
         self.proba = self._before if level == own else self._stager.answer(changed, self._row)
         spec = self._stager.spec
         lines = coloured_text(
-            np.stack([self._levels[self._row], changed[self._row]]), spec, [self._epoch] * 2
+            np.stack([self._levels[self._row], changed[self._row]]), spec, [self._epoch, "what if"]
         )
         moved = "   ".join(
             f"{stage} {100 * was:.1f} → {100 * now:.1f} %"
