@@ -69,11 +69,8 @@ class AnswerTrainer(SFTTrainer):
     def _save_checkpoint(self, model, trial):
         try:
             super()._save_checkpoint(model, trial)
-        except (
-            OSError,
-            RuntimeError,
-            SafetensorError,
-        ) as error:  # torch and safetensors have their own names
+        # A write that fails is a RuntimeError to torch and has a name of its own in safetensors.
+        except (OSError, RuntimeError, SafetensorError) as error:
             raise OSError(
                 f"step {self.state.global_step}: could not write a checkpoint to {self.args.output_dir} "
                 f"({error}). Is the disk full? The checkpoints before it are whole: free some space, "

@@ -62,9 +62,7 @@ class TrainingConfig:
     windows_per_batch: int = 1  # each window of 521 tokens takes about 0.9 GB of activations
     batches_per_step: int = 4  # accumulated, so memory stays that of one batch
     class_weights: tuple[float, ...] = (1.0, 2.0, 1.0, 1.2, 1.4)  # N1 is rare, and macro-F1 counts it fully
-    teacher_share: float = (
-        0.8  # of the loss, where a teacher's probabilities are given; the expert has the rest
-    )
+    teacher_share: float = 0.8  # of the loss, if there is a teacher; the expert's stages have the rest
     margin_epochs: int = 0  # 60 where nights were cut around sleep by the expert's stages
     blur: float = 0.0  # of the digits, how many are moved by a level, so that people are not learned by heart
     piece_share: float = 0.0  # of the nights of a pass, how many are shown as a piece of 2 to 6 hours
