@@ -45,6 +45,9 @@ def readable(output: nbformat.NotebookNode, widgets: dict) -> nbformat.NotebookN
     view = output.get("data", {}).get(WIDGET)
     if view is None:
         return output
+    if "image/png" in output["data"]:  # a widget of ours: its still picture stays
+        del output["data"][WIDGET]
+        return output
     text = last_text(widgets, view["model_id"])
     output["data"] = {"text/plain": text}
     return output if text else None

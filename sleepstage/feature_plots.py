@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
 from numpy.typing import ArrayLike
 from scipy.signal import welch
@@ -23,6 +24,7 @@ from .plots import epoch_edges, on_grid, runs, time_axis
 from .stages import HYPNOGRAM_ORDER, STAGE_CODES, STAGE_COLORS, UNSCORED
 
 _GROUND_ALPHA = 0.45  # the line stays legible on the darkest stage
+_GROUND_HATCH = {"W": "..", "REM": "///"}  # in grey, W would pass for N1, and REM for N2 or N3
 
 
 def plot_feature_correlations(table: pd.DataFrame, ax: Axes | None = None, threshold: float = 0.8) -> Axes:
@@ -77,7 +79,11 @@ def plot_feature_correlations(table: pd.DataFrame, ax: Axes | None = None, thres
 
 
 def plot_feature_course(
-    table: pd.DataFrame, feature: str, start: datetime | None = None, ax: Axes | None = None
+    table: pd.DataFrame,
+    feature: str,
+    start: datetime | None = None,
+    ax: Axes | None = None,
+    log: bool = False,
 ) -> Axes:
     """Draw how a feature runs through a night, over the expert's stages as a coloured ground.
 
@@ -91,6 +97,8 @@ def plot_feature_course(
         Start of the recording; the time axis then shows clock time.
     ax : Axes, optional
         Where to draw.
+    log : bool
+        Draw on a logarithmic axis, as powers want it; what is not positive is a gap.
 
     Raises
     ------
@@ -106,26 +114,47 @@ def plot_feature_course(
             f"the table has no feature {feature!r}; it has {', '.join(map(str, table.columns[:8]))}, …"
         )
     values = on_grid(table, table[feature].to_numpy(float), np.nan)
+    if log:
+        values = np.where(values > 0, values, np.nan)
     stages = on_grid(table, stage_codes(table["stage"]), UNSCORED)
     ax = ax or new_axes(height=3.6)
     edges = epoch_edges(len(values))
     for stage in HYPNOGRAM_ORDER:
         for first, end in runs(stages == STAGE_CODES[stage]):
-            ax.axvspan(
-                edges[first], edges[end], color=STAGE_COLORS[stage], alpha=_GROUND_ALPHA, lw=0, zorder=0
-            )
+            ax.axvspan(edges[first], edges[end], zorder=0, **_ground(stage))
     ax.stairs(values, edges, baseline=None, color=INK, linewidth=1.2)
+    if log:
+        ax.set_yscale("log")
     if np.isfinite(values).any():
-        low = np.nanpercentile(values, 0.5, method="higher")  # no mean of an artefact and its neighbour
-        high = np.nanpercentile(values, 99.5, method="lower")
-        margin = 0.05 * (high - low) or 1
-        ax.set_ylim(low - margin, high + margin)
-    grounds = [Patch(color=STAGE_COLORS[s], alpha=_GROUND_ALPHA, lw=0, label=s) for s in HYPNOGRAM_ORDER]
+        ax.set_ylim(_limits(values, log))
+    grounds = [Patch(label=stage, **_ground(stage)) for stage in HYPNOGRAM_ORDER]
     ax.legend(
         handles=grounds, loc="center left", bbox_to_anchor=(1.005, 0.5), frameon=False, fontsize=TEXT_PT
     )
     time_axis(ax, len(values), start)
     return dress(ax, y=feature)
+
+
+def _ground(stage: str) -> dict:
+    """Give the look of a stage's ground: its colour, and a hatch that can be told in grey."""
+    face = (*to_rgb(STAGE_COLORS[stage]), _GROUND_ALPHA)
+    return {
+        "facecolor": face,
+        "edgecolor": (0, 0, 0, 0.25),
+        "hatch": _GROUND_HATCH.get(stage),
+        "linewidth": 0,
+    }
+
+
+def _limits(values: np.ndarray, log: bool) -> tuple[float, float]:
+    """Span the 0.5th to the 99.5th percentile of values of which some are finite, with a margin."""
+    low = np.nanpercentile(values, 0.5, method="higher")  # no mean of an artefact and its neighbour
+    high = np.nanpercentile(values, 99.5, method="lower")
+    if log:
+        margin = (high / low) ** 0.05 if high > low else 2
+        return low / margin, high * margin
+    margin = 0.05 * (high - low) or 1
+    return low - margin, high + margin
 
 
 def plot_spectrum(eeg_uv: ArrayLike, sfreq_hz: float, ax: Axes | None = None) -> Axes:

@@ -266,8 +266,25 @@ def test_course_stands_on_the_stages_in_their_colours_and_gaps_stay_gaps():
     assert np.isnan(line.values[60:80]).all() and line.values[120] == table["x"].iloc[120]
     assert ax.get_ylim()[1] < 1e8  # the artefact does not squash the rest
     assert [text.get_text() for text in ax.get_legend().get_texts()] == list(HYPNOGRAM_ORDER)
+    hatches = {to_hex(p.get_facecolor()).upper(): p.get_hatch() for p in spans}
+    assert hatches[STAGE_COLORS["REM"]] and not hatches[STAGE_COLORS["N3"]]  # alike in grey
+    assert hatches[STAGE_COLORS["W"]] and not hatches[STAGE_COLORS["N1"]]
     with pytest.raises(ValueError, match="no feature 'y'; it has x"):
         ss.plot_feature_course(table, "y")
+
+
+def test_course_on_a_logarithmic_axis_spans_what_is_positive():
+    table = make_table(ALL_STAGES, power=lambda s, rng, _: rng.lognormal(3, 2, len(s)))
+    table.iloc[[3, 30], 0] = 0, -5
+    ax = ss.plot_feature_course(table, "power", log=True)
+    assert ax.get_yscale() == "log"
+    (line,) = [patch.get_data() for patch in ax.patches if hasattr(patch, "get_data")]
+    assert np.flatnonzero(np.isnan(line.values)).tolist() == [3, 30]
+    kept = np.sort(line.values[np.isfinite(line.values)])
+    low, high = ax.get_ylim()
+    assert 0 < low < kept[2] and kept[-3] < high < 2 * kept[-1]
+    constant = ss.plot_feature_course(table.assign(power=4.0), "power", log=True)
+    assert constant.get_ylim() == (2, 8)
 
 
 def test_spectrum_peaks_where_the_sine_is_and_has_its_power():
