@@ -9,6 +9,11 @@ import numpy as np
 PLAUSIBLE_PEAK_TO_PEAK_UV: tuple[float, float] = (1.0, 5000.0)
 """Bounds of a night's median peak-to-peak amplitude; outside of them the unit must be wrong."""
 
+COHORT_PEAK_TO_PEAK_UV: tuple[float, float] = (47.0, 221.0)
+"""The smallest and the largest of it among 113 nights of 58 people of Sleep-EDF (Fpz-Cz)."""
+
+_FAR = 3  # times beyond the cohort is more than people and derivations differ
+
 # Peak to peak, 30 s of a sleeper's EEG have some 150 uV. Units are 3 decades apart, so what lies within 1.5
 # decades of where a wrong unit would put it, has that unit.
 _VOLTS_BELOW_UV = 150 * 10**-4.5
@@ -31,10 +36,9 @@ def check_unit(eeg_uv: np.ndarray, path: str | Path) -> None:
         If the median peak-to-peak amplitude of its epochs is outside `PLAUSIBLE_PEAK_TO_PEAK_UV`. The message
         names the unit that the numbers probably have, and the factor that makes them microvolts.
     """
-    complete = eeg_uv[np.isfinite(eeg_uv).all(axis=1)]
-    if len(complete) == 0:
-        return  # nothing to judge by; the features' quality column will say so
-    check_peak_to_peak(float(np.median(np.ptp(complete, axis=1))), path)
+    amplitude_uv = _median_peak_to_peak(eeg_uv)
+    if amplitude_uv is not None:  # else nothing to judge by; the features' quality column will say so
+        check_peak_to_peak(amplitude_uv, path)
 
 
 def check_peak_to_peak(amplitude_uv: float, path: str | Path) -> None:
@@ -71,6 +75,23 @@ def _cause(amplitude_uv: float) -> str:
     return "Probably microvolts were stored as if they were volts, or the header names no unit (factor 1e-6)"
 
 
+def amplitude_note(eeg_uv: np.ndarray) -> str | None:
+    """Say if a night is far smaller or larger than others, though not beyond all EEG: a device's gain, say.
+
+    Parameters
+    ----------
+    eeg_uv : numpy.ndarray, shape (n_epochs, n_samples)
+    """
+    amplitude_uv = _median_peak_to_peak(eeg_uv)
+    low, high = COHORT_PEAK_TO_PEAK_UV
+    if amplitude_uv is None or low / _FAR <= amplitude_uv <= high * _FAR:
+        return None
+    return (
+        f"the median peak-to-peak amplitude of an epoch is {amplitude_uv:.0f} uV ({low:g} to {high:g} in 113 "
+        "nights of Sleep-EDF): is an amplifier's gain still in it? It is left there; `gain` takes it off"
+    )
+
+
 def offset_note(eeg_uv: np.ndarray) -> str | None:
     """Say if a constant offset, larger than the signal's own deviations, lies under a night.
 
@@ -88,3 +109,9 @@ def offset_note(eeg_uv: np.ndarray) -> str | None:
         f"a constant offset of {offset_uv:.0f} uV lies under the signal (deviations: {deviation_uv:.0f} uV); "
         "it is left there, and features of amplitude (mean, minimum, maximum, energy) hold it"
     )
+
+
+def _median_peak_to_peak(eeg_uv: np.ndarray) -> float | None:
+    """Of the epochs without a lost sample; None if there are none."""
+    complete = eeg_uv[np.isfinite(eeg_uv).all(axis=1)]
+    return float(np.median(np.ptp(complete, axis=1))) if len(complete) else None

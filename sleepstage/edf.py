@@ -16,7 +16,7 @@ _READERS: dict[str, tuple[bytes, Callable[..., mne.io.BaseRaw]]] = {
 
 # BrainVision, EEGLAB, MNE's own, GDF and Neuroscan. MNE reads more, but by endings (.txt, .dat, .mat) that
 # say little about what is inside.
-_OTHER_SUFFIXES = (".vhdr", ".set", ".fif", ".gdf", ".cnt")
+_OTHER_SUFFIXES = (".vhdr", ".set", ".fif", ".fif.gz", ".gdf", ".cnt")
 
 
 def edf_header(path: Path) -> bytes:
@@ -36,7 +36,7 @@ def edf_header(path: Path) -> bytes:
 def _check_file(path: Path, suffixes: tuple[str, ...]) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}. Expected a recording; check the path.")
-    if path.suffix.lower() not in suffixes:
+    if not path.name.lower().endswith(suffixes):
         raise ValueError(
             f"{path} ends in {path.suffix!r}, expected one of {', '.join(suffixes)}. "
             "Rename the file if it is one of these, or convert it."
@@ -48,6 +48,10 @@ def explaining_damage(path: Path) -> Iterator[None]:
     """Turn whatever MNE stumbles over in a damaged file into one kind of error."""
     try:
         yield
+    except (NotImplementedError, ImportError) as error:  # EEGLAB's files of MATLAB 7.3, for one
+        raise ValueError(
+            f"{path} is of a kind that is not read here ({error}). Export it as EDF where it was made."
+        ) from error
     except Exception as error:
         raise ValueError(
             f"{path} begins as it should but cannot be read ({type(error).__name__}: {error}). "
@@ -62,8 +66,15 @@ def open_edf(path: Path, channels: list[str] | None = None) -> mne.io.BaseRaw:
         return read_raw(path, include=channels, verbose="error")
 
 
-def open_channel(path: Path, channel: str) -> mne.io.BaseRaw:
+def open_channel(path: Path, channel: str) -> tuple[mne.io.BaseRaw, list[str]]:
     """Open one channel of a recording without gaps; of EDF and BDF, at that channel's own rate.
+
+    Returns
+    -------
+    raw : mne.io.BaseRaw
+        Without its samples, which are not loaded yet.
+    notes : list of str
+        What is unusual about the file.
 
     Raises
     ------
@@ -82,10 +93,10 @@ def open_channel(path: Path, channel: str) -> mne.io.BaseRaw:
         raw = mne.io.read_raw(path, verbose="error")
     if channel not in raw.ch_names:
         raise ValueError(_no_channel(path, channel, raw.ch_names))
-    return raw.pick([channel], verbose="error")
+    return raw.pick([channel], verbose="error"), []
 
 
-def _open_edf_channel(path: Path, channel: str) -> mne.io.BaseRaw:
+def _open_edf_channel(path: Path, channel: str) -> tuple[mne.io.BaseRaw, list[str]]:
     header = edf_header(path)
     if header[192:197] in (b"EDF+D", b"BDF+D"):
         raise ValueError(
@@ -98,13 +109,13 @@ def _open_edf_channel(path: Path, channel: str) -> mne.io.BaseRaw:
     with explaining_damage(path):
         announced_s = int(header[236:244]) * float(header[244:252])
     present_s = raw.n_times / raw.info["sfreq"]
-    if present_s < announced_s - 1:
-        warnings.warn(
-            f"{path} holds {present_s:.0f} s of the {announced_s:.0f} s that its header announces: "
-            "the download or the recording was interrupted. What is there is used.",
-            stacklevel=4,
-        )
-    return raw
+    if present_s >= announced_s - 1:
+        return raw, []
+    held = f"holds {present_s:.0f} s of the {announced_s:.0f} s that its header announces"
+    warnings.warn(
+        f"{path} {held}: the download or the recording was interrupted. What is there is used.", stacklevel=4
+    )
+    return raw, [f"the file {held}"]
 
 
 def _no_channel(path: Path, channel: str, names: list[str]) -> str:

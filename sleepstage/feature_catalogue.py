@@ -6,6 +6,8 @@ defined once, in this module, and both the names and the computation follow from
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pandas as pd
 
 DEFINITIONS_VERSION = 1
@@ -143,19 +145,31 @@ _SHAPE_ROWS: tuple[_Row, ...] = (
 )
 
 
-def describe_features() -> pd.DataFrame:
+def describe_features(names: Iterable[str] | None = None) -> pd.DataFrame:
     """Every feature with its family, unit, meaning and source.
+
+    Parameters
+    ----------
+    names : iterable of str, optional
+        The features to describe, in this order, those among them that only a spectrogram has
+        (``<band>_power_change``, see :func:`sleepstage.read_contest`). By default all that
+        :func:`sleepstage.extract_features` gives, in the order of its columns.
 
     Returns
     -------
     pandas.DataFrame
-        Indexed by ``feature``, in the order of the columns of a feature table, with the string
-        columns ``family`` (time, hjorth, wavelet, moment, spectral), ``unit``, ``meaning`` and
-        ``source``. A unit of ``1`` is a number without dimension.
+        Indexed by ``feature``, with the string columns ``family`` (time, hjorth, wavelet, moment,
+        spectral), ``unit``, ``meaning`` and ``source``. A unit of ``1`` is a number without dimension.
+
+    Raises
+    ------
+    ValueError
+        If a name is of no feature.
 
     Notes
     -----
-    Spectral features are taken over 0.5–40 Hz of Welch's spectrum unless they begin with ``rfft_``.
+    Spectral features are taken over 0.5–40 Hz of Welch's spectrum unless they begin with ``rfft_``, and
+    from the spectrogram where that is all there is.
     """
     families = {
         "time": _TIME_ROWS,
@@ -164,8 +178,18 @@ def describe_features() -> pd.DataFrame:
         "moment": _MOMENT_ROWS,
         "spectral": (*_power_rows(), *_ratio_rows(), *_SHAPE_ROWS, *_rfft_rows()),
     }
+    if names is not None:
+        families["spectral"] = (*families["spectral"], *_power_change_rows())
     rows = [(name, family, *rest) for family, members in families.items() for name, *rest in members]
-    return pd.DataFrame(rows, columns=["feature", "family", "unit", "meaning", "source"]).set_index("feature")
+    about = pd.DataFrame(rows, columns=["feature", "family", "unit", "meaning", "source"]).set_index(
+        "feature"
+    )
+    if names is None:
+        return about
+    names = list(names)
+    if unknown := [name for name in names if name not in about.index]:
+        raise ValueError(f"there are no features {unknown}; describe_features() lists all of a signal's")
+    return about.loc[names]
 
 
 def feature_columns(table: pd.DataFrame) -> list[str]:
@@ -201,6 +225,19 @@ def _power_rows() -> list[_Row]:
         for band in BANDS_HZ
     ]
     return [*absolute, total, *relative]
+
+
+def _power_change_rows() -> list[_Row]:
+    """What a spectrogram tells and one spectrum of an epoch does not."""
+    return [
+        (
+            f"{band}_power_change",
+            "1",
+            f"change of {band} power within the epoch: std of its natural logarithm over the spectrogram",
+            _DESCRIPTIVE,
+        )
+        for band in BANDS_HZ
+    ]
 
 
 def _rfft_rows() -> list[_Row]:

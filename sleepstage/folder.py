@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import logging
 import re
@@ -108,7 +109,7 @@ def _one_night(
         if not table.is_file():
             night = read_recording(path, scored, **names, **settings)
             save_table(extract_features(night), table)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         return str(error)
     return table
 
@@ -126,7 +127,7 @@ def _hypnogram_of(folder: Path, path: Path, names: dict[str, str], pattern: str)
         raise ValueError(
             f"the hypnogram's pattern {pattern!r} has {sorted(unknown)}, known are {sorted(known)}"
         )
-    wanted = _FIELD.sub(lambda field: known[field[1]], pattern)
+    wanted = _FIELD.sub(lambda field: glob.escape(known[field[1]]), pattern)
     fitting = sorted(folder.glob(wanted))
     if len(fitting) != 1:
         raise ValueError(f"{len(fitting)} files fit the hypnogram's pattern {wanted!r}, expected one")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ SUFFIXES: tuple[str, ...] = (".csv", ".tsv", ".txt")
 """Endings of files that are read here."""
 
 _COLUMNS = ("onset", "duration", "stage")
+_WHOLE_NUMBER = re.compile(r"^(-?\d)\.0*(e\+00)?$")  # as numpy's savetxt writes an integer
 _SYNONYMS = {"trial_type": "stage", "description": "stage"}  # BIDS's events, MNE's annotations
 
 
@@ -43,8 +45,9 @@ def read_text_hypnogram(path: Path, epoch_s: float) -> Spans:
     ----------
     path : pathlib.Path
         Either a table (commas, semicolons or tabs) whose first line names the columns ``onset``, ``duration``
-        (both in seconds) and ``stage``, or one stage a line. Stages are names (``N2``, ``Sleep stage 2``) or
-        YASA's integers (0 W, 1 N1, 2 N2, 3 N3, 4 REM, −1 artefact, −2 unscored).
+        (both in seconds) and ``stage``, or one stage a line, with or without a heading ``stage``. Stages are
+        names (``N2``, ``Sleep stage 2``) or YASA's integers (0 W, 1 N1, 2 N2, 3 N3, 4 REM, −1 artefact,
+        −2 unscored).
     epoch_s : float
         What one line lasts where there are no times.
 
@@ -57,8 +60,11 @@ def read_text_hypnogram(path: Path, epoch_s: float) -> Spans:
     """
     rows = _rows(path)
     header = [_SYNONYMS.get(cell.lower(), cell.lower()) for cell in rows[0]]
-    if len(header) == 1 and header[0] not in _COLUMNS:
-        codes = _codes([row[0] if len(row) == 1 else ", ".join(row) for row in rows], 1, path)
+    if "stage" in header and len(rows) == 1:
+        raise ValueError(f"{path} holds a header and no stage, expected one line for each stretch of sleep.")
+    if len(header) == 1 and header[0] not in ("onset", "duration"):
+        named = int(header == ["stage"])
+        codes = _codes([", ".join(row) for row in rows[named:]], 1 + named, path)
         onset_s = epoch_s * np.arange(len(codes), dtype=float)
         return Spans(onset_s, np.full(len(codes), float(epoch_s)), codes, counted=True)
     missing = [name for name in _COLUMNS if name not in header]
@@ -67,8 +73,6 @@ def read_text_hypnogram(path: Path, epoch_s: float) -> Spans:
             f"{path}: the first line names {', '.join(rows[0])}; expected the columns {', '.join(_COLUMNS)} "
             f"({', '.join(missing)} missing), or one stage a line and nothing else."
         )
-    if len(rows) == 1:
-        raise ValueError(f"{path} holds a header and no stage, expected one line for each stretch of sleep.")
     places = [header.index(name) for name in _COLUMNS]
     short = [line for line, row in enumerate(rows, start=1) if len(row) <= max(places)]
     if short:
@@ -95,6 +99,7 @@ def _rows(path: Path) -> list[list[str]]:
 
 def _codes(texts: list[str], first_line: int, path: Path) -> np.ndarray:
     known = {text.lower(): code for text, code in STAGE_TEXTS.items()}
+    texts = [_WHOLE_NUMBER.sub(r"\1", text) for text in texts]
     for line, text in enumerate(texts, start=first_line):
         if text.lower() not in known:
             hint = " A 5 is REM where 4 is S4; write names instead." if text == "5" else ""

@@ -295,8 +295,13 @@ def epoch_in_words(row: pd.Series, columns: Sequence[str]) -> str:
     """Describe one epoch (a row of the table) as a plain prompt in words, for teaching.
 
     This is what one would write first: readable, but long, and without the night around it.
+
+    Raises
+    ------
+    ValueError
+        If a column is no feature that :func:`sleepstage.describe_features` knows.
     """
-    about = describe_features().loc[list(columns)]
+    about = describe_features(columns)
     facts = [
         f"{meaning}: {row[name]:.3g} {unit}".removesuffix(" 1")
         for name, meaning, unit in zip(about.index, about["meaning"], about["unit"], strict=True)

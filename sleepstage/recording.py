@@ -14,7 +14,7 @@ import mne
 import numpy as np
 import pandas as pd
 
-from .amplitude import check_unit, offset_note
+from .amplitude import amplitude_note, check_unit, offset_note
 from .download import demo_paths, person_in_name
 from .edf import explaining_damage, open_channel
 from .features import epoch_quality
@@ -177,16 +177,16 @@ def read_recording(
         raise ValueError(
             f"gain is {gain!r}, expected a factor such as 1e-6 for microvolts labelled as volts."
         )
-    raw = open_channel(Path(psg), channel)
+    raw, notes = open_channel(Path(psg), channel)
     start = _start(raw)
     lights_off_s = None if lights_off is None else seconds_to_lights_off(lights_off, start)
-    eeg_uv, quality, notes = _read_epochs(raw, psg, lights_off_s or 0.0, gain)
+    eeg_uv, quality, done = _read_epochs(raw, psg, lights_off_s or 0.0, gain)
     stages, marked = None, np.zeros(len(eeg_uv), dtype=bool)
     if hypnogram is not None:
         stages, marked = align_stages(Path(hypnogram), start, len(eeg_uv), lights_off_s)
     kept = _without_long_wake(stages, len(eeg_uv), wake_margin_min)
     check_unit(eeg_uv[kept], psg)
-    notes += _notes_on_epochs(eeg_uv, stages, marked, kept)
+    notes += done + _notes_on_epochs(eeg_uv, stages, marked, kept)
     default_subject, default_recording = _identity(Path(psg))
     begin_s = (lights_off_s or 0.0) + EPOCH_S * kept.start
     return Recording(
@@ -332,8 +332,8 @@ def _notes_on_epochs(
         notes.append(f"{n_marked} epochs are movement time or '?': kept as -1")
     if n_outside:
         notes.append(f"{n_outside} epochs are not in the hypnogram: kept as -1")
-    offset = offset_note(eeg_uv[kept])
-    return notes + ([offset] if offset else [])
+    about_values = (amplitude_note(eeg_uv[kept]), offset_note(eeg_uv[kept]))
+    return notes + [note for note in about_values if note]
 
 
 def _without_long_wake(stages: np.ndarray | None, n_epochs: int, margin_min: float | None) -> slice:

@@ -84,12 +84,10 @@ def sleep_edf_table(
     }
     to_fetch = [night for night, path in tables.items() if not path.is_file()]
     if to_fetch:
-        log.info(
-            "%d of %d nights are still to be read; downloaded, about %d MB: %.0f minutes at 10 Mbit/s",
-            len(to_fetch),
-            len(tables),
-            NIGHT_MB * len(to_fetch),
-            NIGHT_MB * len(to_fetch) * 8 / 10 / 60,
+        size_mb = NIGHT_MB * len(to_fetch)
+        tqdm.write(
+            f"{len(to_fetch)} of {len(tables)} nights are still to be read; downloaded, about {size_mb} MB: "
+            f"{size_mb * 8 / 10 / 60:.0f} minutes at 10 Mbit/s"
         )
     for night in tqdm(to_fetch, desc="Sleep-EDF", unit="night", disable=not to_fetch):
         psg, hypnogram = _fetch(*night, study, folder)

@@ -57,8 +57,19 @@ def test_nothing_of_the_time_domain_is_claimed_and_the_reason_is_given(read):
     assert {"std_uv", "kurtosis", "mobility", "wavelet_entropy", "rfft_delta_uv2"} <= set(missing.index)
     assert not set(missing.index) & set(read.columns)
     assert missing["std_uv"] == "needs the signal's samples"
-    of_the_signal = [name for name in ss.feature_columns(read) if not name.endswith("_power_change")]
-    assert set(ss.describe_features().loc[of_the_signal, "family"]) == {"spectral"}
+    assert set(ss.describe_features(ss.feature_columns(read))["family"]) == {"spectral"}
+
+
+def test_every_column_can_be_described_and_put_in_words(read):
+    names = ss.feature_columns(read)
+    about = ss.describe_features(names)
+    assert about.index.tolist() == names and (about != "").all(axis=None)
+    assert about.loc["alpha_power_change", ["family", "unit"]].tolist() == ["spectral", "1"]
+    facts = ss.epoch_in_words(read.iloc[0], names).split("\n")[1:-1]
+    assert len(facts) == len(names)
+    change = facts[names.index("sigma_power_change")]
+    assert change.startswith("change of sigma power within the epoch")
+    assert change.endswith(f": {read['sigma_power_change'].iloc[0]:.3g}")
 
 
 def test_a_change_of_power_within_the_epoch_is_measured(tmp_path):

@@ -77,3 +77,12 @@ def test_patterns_that_fit_nothing_or_name_something_else_are_refused(folder, tm
         ss.folder_table(folder, "{person}.edf", tables=tmp_path / "tables")
     with pytest.raises(ValueError, match=r"none of 3 .* has \['session'\], known are \['recording"):
         ss.folder_table(folder, PSG, "{session}.tsv", tmp_path / "tables")
+
+
+def test_a_name_with_brackets_is_taken_as_it_is(tmp_path):
+    psg, hypnogram = ss.demo_paths()
+    (tmp_path / "night [1].edf").symlink_to(psg)
+    (tmp_path / "night [1]-hypnogram.edf").symlink_to(hypnogram)
+    (tmp_path / "night [2].edf").mkdir()  # fits the pattern's name only; a folder is no recording
+    found, failed = ss.folder_table(tmp_path, "night*].edf", "{stem}-hypnogram.edf", tmp_path / "tables")
+    assert len(found) == 841 and failed.empty

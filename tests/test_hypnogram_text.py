@@ -34,6 +34,8 @@ def as_table(stages, mark, shuffled=False):
 
 WRITERS = {
     "YASA's integers": ("h.txt", lambda stages: "\n".join(map(str, stages))),
+    "numpy's savetxt": ("h.txt", lambda stages: "\n".join(f"{code:.18e}" for code in stages)),
+    "a heading": ("h.csv", lambda stages: "stage\n" + "\n".join(STAGES[code] for code in stages)),
     "names": ("h.txt", lambda stages: "\n".join(STAGES[code] for code in stages) + "\n\n"),
     "R&K, lower case, Windows": (
         "h.csv",

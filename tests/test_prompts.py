@@ -258,6 +258,11 @@ def test_an_epoch_in_words_says_values_units_and_asks_for_a_stage(table):
     assert question == "The sleep stage, one of W, N1, N2, N3, REM, is:"
 
 
+def test_a_column_that_is_no_feature_is_not_put_in_words(table):
+    with pytest.raises(ValueError, match=r"no features \['stage', 'no_such'\]"):
+        epoch_in_words(table.iloc[300], ["std_uv", "stage", "no_such"])
+
+
 # ---------------------------------------------------------------- tokens
 
 

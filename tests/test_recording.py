@@ -1,5 +1,6 @@
 """Reading a night: the shipped one against the published table, and synthetic ones at every edge."""
 
+import sys
 import warnings
 from datetime import UTC, datetime, timedelta
 
@@ -190,6 +191,27 @@ def write_fif(path, signal_uv, sfreq_hz, first_sample=0):
     return path
 
 
+def test_what_mne_compresses_is_read_too(tmp_path):
+    assert epochs_told(read_recording(write_fif(tmp_path / "night_raw.fif.gz", steps(4), 100))) == [
+        0,
+        1,
+        2,
+        3,
+    ]
+    (tmp_path / "night.csv.gz").write_bytes(b"")
+    with pytest.raises(ValueError, match="ends in '.gz', expected one of .edf"):
+        read_recording(tmp_path / "night.csv.gz")
+
+
+def test_a_kind_that_is_not_read_is_not_called_damaged(tmp_path, monkeypatch):
+    """EEGLAB writes MATLAB 7.3 when it is asked to; MNE then wants a package more."""
+    psg = tmp_path / "night.set"
+    psg.write_bytes(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(384) + b"\x89HDF\r\n\x1a\n")
+    monkeypatch.setitem(sys.modules, "pymatreader", None)  # as if it were not there
+    with pytest.raises(ValueError, match="night.set is of a kind that is not read here .*7.3.* as EDF where"):
+        read_recording(psg)
+
+
 def test_what_mne_saves_is_read_and_begins_where_its_samples_do(tmp_path):
     """MNE counts a file's samples from the measurement's start, which may have been earlier."""
     night = read_recording(write_fif(tmp_path / "night_raw.fif", steps(4), 100, first_sample=6000))
@@ -306,6 +328,16 @@ def test_units_are_told_apart_and_the_factor_that_is_named_helps(tmp_path, facto
     night = read_recording(psg, gain=gain)
     np.testing.assert_allclose(night.eeg_uv.ravel(), steps(3), atol=0.1)
     assert night.notes == (f"the file's values are multiplied by {gain:g}, as asked",)
+
+
+@pytest.mark.parametrize(("factor", "said"), [(0.05, True), (0.5, False), (1, False), (2, False), (10, True)])
+def test_an_amplifiers_gain_that_may_still_be_in_is_told(demo, tmp_path, factor, said):
+    """Between what no EEG has and what is usual, nothing is refused."""
+    psg = write_psg(tmp_path / "gain.edf", {"EEG Fpz-Cz": factor * demo.eeg_uv[:40].ravel()})
+    amplitude_uv = factor * np.median(np.ptp(demo.eeg_uv[:40], axis=1))
+    told = [note for note in read_recording(psg).notes if "an amplifier's gain" in note]
+    assert len(told) == said
+    assert not said or f" is {amplitude_uv:.0f} uV" in told[0]
 
 
 # Aligning the hypnogram
@@ -428,6 +460,7 @@ def test_file_cut_within_its_signal_is_read_as_far_as_it_goes(psg):
         night = read_recording(psg)
     assert len(caught) == 1
     assert epochs_told(night) == list(range(night.n_epochs)) and 14 <= night.n_epochs <= 15
+    assert night.notes[0].startswith("the file holds 4") and "of the 600 s that its header" in night.notes[0]
 
 
 def test_discontinuous_recording_is_refused(psg):

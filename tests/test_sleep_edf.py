@@ -2,7 +2,6 @@
 
 import functools
 import http.server
-import logging
 import shutil
 import threading
 
@@ -28,11 +27,10 @@ def put_files(folder, name, night=0):
     return place / f"{name}0-PSG.edf"
 
 
-def test_both_nights_become_one_table_and_the_disk_is_given_back(tmp_path, table, caplog):
+def test_both_nights_become_one_table_and_the_disk_is_given_back(tmp_path, table, capsys):
     recordings = [put_files(tmp_path / "age", f"SC400{i + 1}E", night=i) for i in (0, 1)]
-    with caplog.at_level(logging.INFO, "sleepstage"):
-        both = sleep_edf_table([0], folder=tmp_path)
-    assert "2 of 2 nights are still to be read; downloaded, about 96 MB" in caplog.text
+    both = sleep_edf_table([0], folder=tmp_path)
+    assert "2 of 2 nights are still to be read; downloaded, about 96 MB" in capsys.readouterr().out
     assert both.index.unique("subject").tolist() == [0]
     assert both.index.unique("recording").tolist() == ["SC4001E0", "SC4002E0"]
     pd.testing.assert_frame_equal(both[: len(table)], table, check_dtype=False, rtol=1e-5)
