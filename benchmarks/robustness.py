@@ -20,7 +20,7 @@ import pandas as pd
 
 from sleepstage.dataset import load_table
 from sleepstage.evaluate import score
-from sleepstage.splits import check_no_leakage, partition_subjects, recut
+from sleepstage.splits import check_no_leakage, first_nights, partition_subjects, recut
 from sleepstage.stager import Stager
 
 EPOCHS_AN_HOUR = 120
@@ -58,6 +58,13 @@ def _named(night: pd.DataFrame, subject: object, recording: str) -> pd.DataFrame
     return night.set_axis(index)
 
 
+VARIANTS: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
+    "whole": lambda nights: nights.assign(original=True),
+    "pieces": lambda nights: in_pieces(nights).assign(original=True),
+    "more_wake": with_more_wake,
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -66,7 +73,8 @@ def main() -> None:
     parser.add_argument("--adapter", type=Path, help="an adapter folder (default: the one that ships)")
     parser.add_argument("--subjects", nargs="+", required=True, help="people that it was not trained on")
     parser.add_argument("--first-nights", action="store_true", help="one night a person only")
-    parser.add_argument("--json", type=Path, required=True, help="the file to write")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS, help="default: all")
+    parser.add_argument("--json", type=Path, required=True, help="the file to write, or to add to")
     options = parser.parse_args()
 
     stager = Stager.from_pretrained(options.adapter)
@@ -74,16 +82,10 @@ def main() -> None:
     table, _ = partition_subjects(load_table(options.table), options.subjects)
     table = recut(table)
     if options.first_nights:
-        first = table.index.to_frame().groupby("subject")["recording"].transform("min")
-        table = table[table.index.get_level_values("recording") == first]
-    variants: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
-        "whole nights": lambda nights: nights.assign(original=True),
-        "pieces of 4 hours": lambda nights: in_pieces(nights).assign(original=True),
-        "13 hours of wake more": with_more_wake,
-    }
-    figures = {}
-    for name, change in variants.items():
-        changed = change(table)
+        table = first_nights(table)
+    figures = json.loads(options.json.read_text(encoding="utf-8")) if options.json.exists() else {}
+    for name in options.variants:
+        changed = VARIANTS[name](table)
         started = time.perf_counter()
         proba = stager.predict_proba(changed.drop(columns="original"))
         kept = changed["original"].to_numpy(bool)

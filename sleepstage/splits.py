@@ -13,6 +13,22 @@ from .download import person_in_name
 from .features import feature_columns
 
 
+def split_table(table: pd.DataFrame, test_fraction: float = 0.2, seed: int = 0) -> pd.Series:
+    """Split by subject, or where the table holds one person only, each night by blocks of time.
+
+    What the figures mean differs: see :func:`split_subjects` and :func:`split_blocks`, which do it.
+
+    Returns
+    -------
+    pandas.Series of str, shape (n_epochs,)
+        ``"train"``, ``"test"``, and for one person ``"gap"``.
+    """
+    if table.index.unique("subject").size > 1:
+        return split_subjects(table, test_fraction, seed)
+    nights = [split_blocks(night) for _, night in table.groupby(level="recording", sort=False)]
+    return pd.concat(nights).reindex(table.index)
+
+
 def split_subjects(table: pd.DataFrame, test_fraction: float = 0.25, seed: int = 0) -> pd.Series:
     """Assign whole subjects to ``"train"`` or ``"test"``: both nights of a person go to one side.
 
@@ -94,6 +110,12 @@ def partition_subjects(table: pd.DataFrame, subjects: Iterable[Any]) -> tuple[pd
         )
     chosen = present.isin(wanted)
     return table[chosen], table[~chosen]
+
+
+def first_nights(table: pd.DataFrame) -> pd.DataFrame:
+    """Keep of each subject the recording whose name comes first."""
+    names = table.index.get_level_values("recording").to_series(index=table.index)
+    return table[names == names.groupby(level="subject").transform("min")]
 
 
 def recut(table: pd.DataFrame, seed: int | np.random.Generator = 1, max_epochs: int = 60) -> pd.DataFrame:
