@@ -23,7 +23,7 @@ test: setup lint
 test-slow: setup
 	$(RUN) -m pytest -m slow
 
-# Runs all five in full (about ten minutes on two cores) and keeps their outputs.
+# Runs all five, and the solutions, in full (about fifteen minutes on two cores) and keeps their outputs.
 notebooks: setup
 	$(RUN) notebooks/refresh.py
 

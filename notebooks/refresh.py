@@ -1,7 +1,8 @@
-"""Run the notebooks in order from clean kernels and keep their outputs: ``make notebooks``.
+"""Run the notebooks and the solutions in order from clean kernels and keep their outputs: ``make notebooks``.
 
 Outputs are stored as a reader without a kernel needs them. A progress bar is a widget, whose stored text is
-the bar at 0 %: it is replaced by the last text that it showed. Timestamps and other metadata are dropped.
+the bar at 0 %: it is replaced by the last text that it showed. A widget that brings a picture of itself is
+replaced by that picture. Timestamps and other metadata are dropped. Exercises are handed out empty.
 """
 
 from __future__ import annotations
@@ -41,12 +42,9 @@ def refresh(path: Path) -> float:
 
 
 def readable(output: nbformat.NotebookNode, widgets: dict) -> nbformat.NotebookNode | None:
-    """Give an output as it is, a progress bar as its last text, and a bar that has vanished as nothing."""
-    view = output.get("data", {}).get(WIDGET)
-    if view is None:
-        return output
-    if "image/png" in output["data"]:  # a widget of ours: its still picture stays
-        del output["data"][WIDGET]
+    """Give an output as it is, a widget as its picture or last text, a bar that has vanished as nothing."""
+    view = output.get("data", {}).pop(WIDGET, None)
+    if view is None or "image/png" in output["data"]:
         return output
     text = last_text(widgets, view["model_id"])
     output["data"] = {"text/plain": text}
@@ -64,6 +62,11 @@ def last_text(widgets: dict, model_id: str) -> str:
     return html.unescape(re.sub(r"<[^>]+>|\u200b", "", " ".join(texts))).replace("\xa0", " ").strip()
 
 
+def with_outputs(folder: Path) -> list[Path]:
+    """Give the notebooks that are kept with their outputs, in the order in which they build on each other."""
+    return [path for pattern in ("*.ipynb", "solutions/*.ipynb") for path in sorted(folder.glob(pattern))]
+
+
 if __name__ == "__main__":
-    for notebook_path in sorted(Path(__file__).parent.glob("*.ipynb")):
+    for notebook_path in with_outputs(Path(__file__).parent):
         print(f"{notebook_path.name}: {refresh(notebook_path):.0f} s", flush=True)

@@ -6,9 +6,12 @@ the same for all of them.
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import torch
 from accelerate import PartialState
 
@@ -137,3 +140,15 @@ def detect() -> Preset:
 def n_processes() -> int:
     """Give the number of processes that train together: one, or as many as torchrun started."""
     return PartialState(cpu=not torch.cuda.is_available()).num_processes
+
+
+def peak_memory_gib() -> float:
+    """Give the most memory that was in use so far: tensors on the GPU, or without one this process's RAM."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    if os.name == "nt":
+        return psutil.Process().memory_info().peak_wset / 2**30
+    import resource  # Windows has none
+
+    highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return highest / (2**30 if sys.platform == "darwin" else 2**20)  # bytes there, KiB on Linux

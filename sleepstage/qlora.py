@@ -8,6 +8,7 @@ line of the text ends.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from dataclasses import asdict, dataclass
@@ -18,7 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 from peft import LoraConfig, load_peft_weights, set_peft_model_state_dict
-from transformers import default_data_collator, set_seed
+from transformers import TrainerCallback, default_data_collator, set_seed
 from trl import SFTConfig
 
 from .answer_trainer import AnswerTrainer
@@ -196,6 +197,7 @@ def finetune(
     resume: bool = False,
     teacher: pd.DataFrame | None = None,
     copy_to: str | Path | None = None,
+    live: bool = False,
 ) -> pd.DataFrame:
     """Fine-tune a base model on nights with an expert's stages, and save the adapter.
 
@@ -217,6 +219,8 @@ def finetune(
     copy_to : str or Path, optional
         A folder on another disk, such as a mounted Drive, that gets a copy of each checkpoint; ``resume``
         looks there as well. The copies stay when the training is complete.
+    live : bool
+        Draw the training curve while it grows, in a notebook.
 
     Returns
     -------
@@ -232,6 +236,8 @@ def finetune(
     adapter = Path(adapter)
     work = adapter.with_name(f"{adapter.name}-checkpoints")
     trainer = build_trainer(train_table, spec, config, work, teacher=teacher, copy_to=copy_to)
+    if live and trainer.is_world_process_zero():
+        trainer.add_callback(LiveCurve())
     if not resume and trainer.is_world_process_zero():
         shutil.rmtree(work, ignore_errors=True)
     places = [work] if copy_to is None else [work, Path(copy_to)]
@@ -240,13 +246,47 @@ def finetune(
     with quiet_libraries():
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     minutes = (time.monotonic() - started) / 60
-    curve = pd.DataFrame([entry for entry in trainer.state.log_history if "loss" in entry])
-    curve = curve[["step", "loss", "learning_rate"]]
+    curve = _curve(trainer.state)
     if trainer.is_world_process_zero():  # of several processes, one writes
         card = {**_card(trainer, train_table, config, curve, minutes), "taught": teacher is not None}
         save_adapter(trainer.model, adapter, spec, HypnogramPrior.from_table(train_table), card)
         shutil.rmtree(work, ignore_errors=True)
     return curve
+
+
+class LiveCurve(TrainerCallback):
+    """Draws the loss again and again in one place of a notebook; not at every step, for that takes time."""
+
+    SECONDS = 5.0
+
+    def __init__(self):
+        self.drawn_at, self.place = -math.inf, None
+
+    def on_log(self, args, state, control, **kwargs):
+        if time.monotonic() - self.drawn_at >= self.SECONDS:
+            self._draw(state)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self._draw(state)
+
+    def _draw(self, state) -> None:
+        from IPython.display import display  # neither is needed by a training without a notebook
+        from matplotlib import pyplot as plt
+
+        from .charts import plot_training_curve
+
+        figure = plot_training_curve(_curve(state)).figure
+        if self.place is None:
+            self.place = display(figure, display_id=True)
+        else:
+            self.place.update(figure)
+        plt.close(figure)  # or the notebook shows it once more when the cell ends
+        self.drawn_at = time.monotonic()
+
+
+def _curve(state) -> pd.DataFrame:
+    curve = pd.DataFrame([entry for entry in state.log_history if "loss" in entry])
+    return curve[["step", "loss", "learning_rate"]]
 
 
 def _card(trainer, train_table, config, curve, minutes) -> dict[str, Any]:

@@ -3,12 +3,14 @@ from __future__ import annotations
 import ast
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 
 import sleepstage as ss
-from sleepstage.presets import AMPERE, CPU, PRESETS, T4
+from sleepstage.presets import AMPERE, CPU, PRESETS, T4, peak_memory_gib
 from sleepstage.qlora import training_arguments
 
 PACKAGE = Path(ss.__file__).parent
@@ -112,3 +114,19 @@ def test_trainer_gets_the_presets_settings(tmp_path):
     arguments = training_arguments(ss.TrainingConfig(), tmp_path)
     for name, value in CPU.trainer_settings().items():
         assert getattr(arguments, name) == value
+
+
+@pytest.mark.parametrize(("system", "unit"), [("linux", 2**10), ("darwin", 1)])
+def test_peak_memory_is_the_processs_without_a_gpu(system, unit, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert peak_memory_gib() >= psutil.Process().memory_info().rss / 2**30 - 0.01
+    usage = SimpleNamespace(ru_maxrss=3 * 2**30 // unit)
+    monkeypatch.setattr("resource.getrusage", lambda whose: usage)
+    monkeypatch.setattr("sys.platform", system)
+    assert peak_memory_gib() == 3.0
+
+
+def test_peak_memory_is_the_cards_with_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 3 * 2**30)
+    assert peak_memory_gib() == 3.0

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -319,6 +320,26 @@ def test_a_checkpoint_of_another_run_is_refused_and_kept(table, spec, steady, in
     with pytest.raises(ValueError, match=r"another run: data .*, prompt.window \(10 then, 12 now\)\. Resume"):
         ss.finetune(table[:-1], replace(spec, window=12), steady, adapter, resume=True)
     assert {path.name for path in interrupted.glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-4"}
+
+
+def test_curve_grows_in_one_place_of_a_notebook(table, spec, config, tmp_path, monkeypatch):
+    class Place:
+        drawn = []
+
+        def update(self, figure):
+            self.drawn.append(figure.axes[0].lines[0].get_xdata().tolist())
+
+    def display(figure, display_id):
+        assert display_id
+        place = Place()
+        place.update(figure)
+        return place
+
+    monkeypatch.setattr("IPython.display.display", display)
+    monkeypatch.setattr("sleepstage.qlora.LiveCurve.SECONDS", 0.0)
+    ss.finetune(table, spec, replace(config, n_steps=3), tmp_path / "adapter", live=True)
+    assert Place.drawn == [[1], [1, 2], [1, 2, 3], [1, 2, 3], [1, 2, 3]]  # trl logs once more at the end
+    assert not plt.get_fignums()  # or the notebook would show the last one twice
 
 
 def test_clock_stops_training_in_time_and_the_last_step_is_in_the_curve(table, spec, config, tmp_path):
