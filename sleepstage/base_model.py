@@ -74,17 +74,21 @@ def prepare() -> Path:
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Hide what a reader cannot act on: bars for a second's work, and renames between two libraries.
+    """Hide what a reader cannot act on.
 
-    peft and trl still read names that transformers is about to drop.
+    Bars for a second's work; names that transformers is about to drop and that peft and trl still read; and
+    that checkpoints of one second are told apart by their numbers, as they should be.
     """
-    bars = hf_logging.is_progress_bar_enabled()
+    bars, ordering = hf_logging.is_progress_bar_enabled(), logging.getLogger("transformers.trainer_utils")
+    level = ordering.level
     hf_logging.disable_progress_bar()
+    ordering.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*gradient_checkpointing.*", FutureWarning)
             yield
     finally:
+        ordering.setLevel(level)
         if bars:
             hf_logging.enable_progress_bar()
 
