@@ -111,17 +111,11 @@ def texts(notebook: nbformat.NotebookNode) -> list[str]:
     return [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
 
 
-def run(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, source: Path | None = None) -> Any:
-    """Run a notebook in the fast setting in a folder of its own; with another source if one is given."""
+def run(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> nbformat.NotebookNode:
+    """Run a notebook in the fast setting in a folder of its own."""
     monkeypatch.setenv("SLEEPSTAGE_FAST", "1")
     monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel draws inline
     notebook = read(name)
-    if source is not None:
-        parameters = code_cells(notebook)[1]
-        parameters.source, n = re.subn(
-            "^SOURCE = .*$", f"SOURCE = {str(source)!r}", parameters.source, flags=re.MULTILINE
-        )
-        assert n == 1
     resources = {"metadata": {"path": str(folder)}}
     NotebookClient(notebook, timeout=400, kernel_name="python3", resources=resources).execute()
     return notebook
@@ -136,11 +130,11 @@ def ink(png: str) -> float:
     return float((np.abs(points - points[0, 0]).max(axis=-1) > 0.1).mean())
 
 
-def check_outputs(notebook: nbformat.NotebookNode, every_plot: bool = True) -> None:
+def check_outputs(notebook: nbformat.NotebookNode) -> None:
     for cell in code_cells(notebook):
         outputs = cell.outputs
         pictures = [o.data["image/png"] for o in outputs if "image/png" in o.get("data", {})]
-        if every_plot and DRAWS.search(cell.source):
+        if DRAWS.search(cell.source):
             assert pictures, f"no picture from:\n{cell.source}"
         assert all(ink(picture) > LEAST_INK for picture in pictures), f"an empty picture from:\n{cell.source}"
         assert not [o for o in outputs if o.output_type == "error"], cell.source
@@ -188,29 +182,6 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("name", NAMES)
 def test_notebook_runs_and_draws(name, folder, monkeypatch, smollm2_tokenizer):
     check_outputs(run(name, folder, monkeypatch))
-
-
-@pytest.fixture(scope="module")
-def three_people(folder, table):
-    """A feature table of three people, made of the shipped night and noise."""
-    rng = np.random.default_rng(0)
-    features = ss.feature_columns(table)
-    nights = []
-    for subject in "abc":
-        noise = rng.normal(1, 0.05, (len(table), len(features)))
-        night = table.assign(**{name: table[name] * noise[:, n] for n, name in enumerate(features)})
-        keys = night.index.to_frame().assign(subject=subject, recording=f"night-of-{subject}")
-        nights.append(night.set_index(pd.MultiIndex.from_frame(keys)))
-    path = folder / "people.npz"
-    ss.save_table(ss.collect(nights), path)
-    return path
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES[2:])
-def test_notebook_runs_on_a_table_of_several_people(name, folder, monkeypatch, three_people):
-    notebook = run(name, folder, monkeypatch, three_people)
-    check_outputs(notebook, every_plot=False)  # a table has no signal to draw
 
 
 @pytest.mark.parametrize("name", [*NAMES, *SOLUTIONS])
