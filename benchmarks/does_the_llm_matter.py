@@ -9,7 +9,7 @@ base model asked without any training; ``random``, its architecture from random 
 ships, on the base model in float32 and in NF4. ``random`` and ``tuned`` get the same texts and the same
 ``--minutes``; all weights from scratch want a smaller learning rate than an adapter. A row is written when it
 is done. Scored on the first night of each validation person, recut as in `sleepstage evaluate`; temperature
-and transitions are cross-fitted by person.
+and transitions are cross-fitted by person, but for ``majority`` and ``untuned``, which have none.
 """
 
 from __future__ import annotations

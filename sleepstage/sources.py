@@ -25,7 +25,7 @@ def open_table(source: str | Path, folder: str | Path) -> pd.DataFrame:
         to download once; or a path: a feature table (``.npz``) of your own or of
         :func:`sleepstage.folder_table`, or the contest's folder with the folders 0 to 4.
     folder : str or Path
-        Where what was computed or downloaded is kept for the next call.
+        Where the night's table (``features.npz``), or what was downloaded, is kept for the next call.
 
     Returns
     -------
@@ -44,12 +44,13 @@ def open_table(source: str | Path, folder: str | Path) -> pd.DataFrame:
     folder = Path(folder)
     if source == "sleep-edf":
         return sleep_edf_table(TEN_PEOPLE, folder=folder, keep_unscored=False)
-    if source != "night" and Path(source).suffix == ".npz":
-        return drop_unscored(load_table(source))
+    if source != "night":
+        source = Path(source)
+        return drop_unscored(load_table(source) if source.suffix == ".npz" else _contest(source))
     kept = folder / "features.npz"
     if not kept.exists():
-        save_table(extract_features(load_demo()) if source == "night" else _contest(Path(source)), kept)
-    return drop_unscored(load_table(kept))
+        save_table(extract_features(load_demo()), kept)
+    return load_table(kept)
 
 
 def _contest(folder: Path) -> pd.DataFrame:

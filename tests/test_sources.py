@@ -1,13 +1,7 @@
 """One word or one path opens any source that the notebooks can work on."""
 
-import re
-from pathlib import Path
-
-import nbformat
 import numpy as np
 import pytest
-from nbclient import NotebookClient
-from scipy import signal
 
 import sleepstage as ss
 from sleepstage import sources
@@ -37,16 +31,16 @@ def test_a_table_of_ones_own_is_opened_without_its_unscored_epochs(table, tmp_pa
     assert not (tmp_path / "features.npz").exists()
 
 
-def test_a_contest_folder_is_read_once(tmp_path):
+def test_a_contest_folder_is_read_and_leaves_the_nights_table_alone(table, tmp_path):
     folder = tmp_path / "AISContest_Data"
     for epoch in range(8):
         (folder / str(epoch % 5)).mkdir(parents=True, exist_ok=True)
         power = np.random.default_rng(epoch).random((51, 59)) * 1e-12
         np.save(folder / str(epoch % 5) / f"{epoch // 4:02}-{epoch}.npy", power)
-    table = ss.open_table(folder, tmp_path / "kept")
-    assert table.index.unique("subject").tolist() == ["00", "01"]
-    (folder / "0" / "00-0.npy").write_text("no longer an array")
-    assert ss.open_table(folder, tmp_path / "kept").equals(table)
+    kept = tmp_path / "kept"
+    assert ss.open_table(folder, kept).index.unique("subject").tolist() == ["00", "01"]
+    assert ss.open_table("night", kept).index.equals(table.index)
+    assert ss.open_table(folder, kept).index.unique("subject").tolist() == ["00", "01"]
 
 
 @pytest.mark.parametrize(
@@ -80,44 +74,3 @@ def test_two_nights_of_one_person_are_both_split_by_blocks(table):
     assert split.index.get_level_values("recording").value_counts().to_list() == [len(table), 600]
     assert split.xs("SC4001E0", level="recording").tolist() == ss.split_blocks(table).tolist()
     assert split.xs("SC4002E0", level="recording").tolist() == ss.split_blocks(second.iloc[:600]).tolist()
-
-
-NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
-
-
-@pytest.fixture(scope="module")
-def contest(night, tmp_path_factory):
-    """A folder like the contest's: the shipped night dealt out to four people of different amplitude."""
-    root = tmp_path_factory.mktemp("contest") / "AISContest_Data"
-    for epoch, (eeg_uv, stage) in enumerate(zip(night.eeg_uv, night.stages, strict=True)):
-        person = 1 + epoch % 4
-        eeg_v = 1e-6 * (1 + person / 10) * eeg_uv
-        (root / str(stage)).mkdir(parents=True, exist_ok=True)
-        power = signal.spectrogram(eeg_v, 100, nperseg=100, noverlap=50)[2]
-        np.save(root / str(stage) / f"{person:02}-{epoch // 4}.npy", power)
-    return root
-
-
-@pytest.fixture(scope="module")
-def fresh_folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("notebooks")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["03_dataset", "04_qlora_finetune", "05_eval"])
-def test_notebooks_run_on_a_contest_folder(name, contest, fresh_folder, monkeypatch, smollm2_tokenizer):
-    monkeypatch.setenv("SLEEPSTAGE_FAST", "1")
-    monkeypatch.delenv("MPLBACKEND")  # the kernel draws inline
-    notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
-    parameters = [cell for cell in notebook.cells if cell.cell_type == "code"][1]
-    parameters.source, n_changed = re.subn(
-        r"^SOURCE = .*$", f"SOURCE = {str(contest)!r}", parameters.source, flags=re.MULTILINE
-    )
-    assert n_changed == 1
-    resources = {"metadata": {"path": str(fresh_folder)}}
-    NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
-    pictures = [
-        o for cell in notebook.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})
-    ]
-    assert pictures
-    assert (fresh_folder / "sleepstage-data" / contest.name / "prompt.json").is_file()
