@@ -65,7 +65,7 @@ def seconds_to_lights_off(lights_off: str | float, psg_start: datetime | None) -
 
 def align_stages(
     hypnogram: Path, psg_start: datetime | None, n_epochs: int, lights_off_s: float | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Lay the stages of a hypnogram on the epochs of its signal, by the start times of both.
 
     Parameters
@@ -87,6 +87,8 @@ def align_stages(
         Stage codes, -1 where the hypnogram has none.
     marked : numpy.ndarray, bool, shape (n_epochs,)
         Where the hypnogram itself says that there is no stage: movement time, or ``?``.
+    notes : list of str
+        What was warned about.
 
     Raises
     ------
@@ -100,11 +102,11 @@ def align_stages(
         If a start time is missing, or scored epochs lie outside the signal.
     """
     if hypnogram.suffix.lower() in SUFFIXES:
-        spans, hypnogram_start, delay_s = read_text_hypnogram(hypnogram, EPOCH_S), psg_start, 0.0
+        spans, hypnogram_start, delay_s, notes = read_text_hypnogram(hypnogram, EPOCH_S), psg_start, 0.0, []
         _check_length(spans, n_epochs, hypnogram, may_end_early=lights_off_s is not None)
     else:
         spans, hypnogram_start = _read_annotations(hypnogram)
-        delay_s = _delay_s(hypnogram_start, psg_start, hypnogram)
+        delay_s, notes = _delay_s(hypnogram_start, psg_start)
     cut_s = 0.0 if spans.counted or lights_off_s is None else lights_off_s
     first, count = _epoch_spans(spans.onset_s + delay_s - cut_s, spans.duration_s, hypnogram, cut_s)
     _check_order(first, first + count, hypnogram)
@@ -121,12 +123,12 @@ def align_stages(
         )
     n_ignored = count[spans.codes != UNSCORED].sum() - np.count_nonzero(stages != UNSCORED)
     if n_ignored:
-        warnings.warn(
-            f"{hypnogram} scores {n_ignored} epochs before the signal's first or after its last whole epoch: "
-            "they are ignored.",
-            stacklevel=3,
+        notes.append(
+            f"{n_ignored} epochs are scored before the signal's first or after its last whole epoch: ignored"
         )
-    return stages, covered & (stages == UNSCORED)
+    for note in notes:
+        warnings.warn(f"{hypnogram}: {note}.", stacklevel=3)
+    return stages, covered & (stages == UNSCORED), notes
 
 
 def _read_annotations(path: Path) -> tuple[Spans, datetime | None]:
@@ -140,14 +142,10 @@ def _read_annotations(path: Path) -> tuple[Spans, datetime | None]:
     return spans, open_edf(path).info["meas_date"]
 
 
-def _delay_s(hypnogram_start: datetime | None, psg_start: datetime | None, path: Path) -> float:
+def _delay_s(hypnogram_start: datetime | None, psg_start: datetime | None) -> tuple[float, list[str]]:
     if psg_start is not None and hypnogram_start is not None:
-        return (hypnogram_start - psg_start).total_seconds()
-    warnings.warn(
-        f"The header of {path} or of its signal gives no start: they are taken to start together.",
-        stacklevel=4,
-    )
-    return 0.0
+        return (hypnogram_start - psg_start).total_seconds(), []
+    return 0.0, ["the header of the hypnogram or of the signal gives no start: taken to start together"]
 
 
 def _check_length(spans: Spans, n_epochs: int, path: Path, may_end_early: bool) -> None:

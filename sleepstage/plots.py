@@ -1,8 +1,8 @@
 """Pictures of a night against time: hypnogram, hypnodensity, spectrogram.
 
 Every function draws on the Axes that it is given, or on new ones, and returns them; none shows or saves.
-Time runs in hours since the start of the recording; with `start` the ticks read as clock time. The
-pictures without time are drawn in ``charts.py`` and can be had from here as well.
+Time runs in hours (minutes, if it is short) since the start of the recording; with `start` the ticks read as
+clock time. The pictures without time are drawn in ``charts.py`` and can be had from here as well.
 """
 
 from __future__ import annotations
@@ -251,15 +251,20 @@ def plot_spectrogram(recording: Recording, ax: Axes | None = None) -> Axes:
 
 
 def time_axis(ax: Axes, n_epochs: int, start: datetime | None) -> None:
-    """The one time axis: hours since the start of the recording, or the clock's if it is known."""
+    """The one time axis: time since the start of the recording, or the clock's if it is known."""
     hours = n_epochs * _EPOCH_H
     step = next((s for s in _TICK_STEPS_H if hours / s <= _MAX_TICKS), _TICK_STEPS_H[-1])
     begin = 0.0 if start is None else start.hour + start.minute / 60 + start.second / 3600
     ax.xaxis.set_major_locator(MultipleLocator(step, offset=-(begin % step)))
+    label = "Time (h)"
     if start is not None:
+        label = "Time of night"
         ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _clock(start, x)))
+    elif step < 1:
+        label = "Time (min)"
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{60 * x:.0f}"))
     ax.set_xlim(0, hours)
-    ax.set_xlabel("Time (h)" if start is None else "Time of night", fontsize=TEXT_PT)
+    ax.set_xlabel(label, fontsize=TEXT_PT)
 
 
 def _clock(start: datetime, hours: float) -> str:

@@ -307,7 +307,7 @@ def epoch_in_words(row: pd.Series, columns: Sequence[str]) -> str:
         for name, meaning, unit in zip(about.index, about["meaning"], about["unit"], strict=True)
     ]
     return (
-        "Thirty seconds of sleep EEG (Fpz-Cz) have these features.\n"
+        "Thirty seconds of sleep EEG have these features.\n"
         + "\n".join(facts)
         + f"\nThe sleep stage, one of {', '.join(STAGES)}, is:"
     )

@@ -181,12 +181,12 @@ def read_recording(
     start = _start(raw)
     lights_off_s = None if lights_off is None else seconds_to_lights_off(lights_off, start)
     eeg_uv, quality, done = _read_epochs(raw, psg, lights_off_s or 0.0, gain)
-    stages, marked = None, np.zeros(len(eeg_uv), dtype=bool)
+    stages, marked, about_stages = None, np.zeros(len(eeg_uv), dtype=bool), []
     if hypnogram is not None:
-        stages, marked = align_stages(Path(hypnogram), start, len(eeg_uv), lights_off_s)
+        stages, marked, about_stages = align_stages(Path(hypnogram), start, len(eeg_uv), lights_off_s)
     kept = _without_long_wake(stages, len(eeg_uv), wake_margin_min)
     check_unit(eeg_uv[kept], psg)
-    notes += done + _notes_on_epochs(eeg_uv, stages, marked, kept)
+    notes += done + about_stages + _notes_on_epochs(eeg_uv, stages, marked, kept)
     default_subject, default_recording = _identity(Path(psg))
     begin_s = (lights_off_s or 0.0) + EPOCH_S * kept.start
     return Recording(

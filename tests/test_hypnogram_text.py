@@ -68,7 +68,7 @@ def test_the_columns_of_bids_and_of_mne_are_known(name, tmp_path):
 
 def test_one_stage_more_than_whole_epochs_is_the_last_one_cut_short(tmp_path):
     text = write(tmp_path / "h.txt", "0\n1\n2\n3\n")
-    with pytest.warns(UserWarning, match="scores 1 epochs before .* or after"):
+    with pytest.warns(UserWarning, match="1 epochs are scored before .* or after"):
         assert align_stages(text, None, 3)[0].tolist() == [0, 1, 2]
 
 

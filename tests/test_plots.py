@@ -111,6 +111,13 @@ def test_time_axis_is_the_clock_when_the_start_is_known():
     assert known.get_xlim() == unknown.get_xlim() == (0, 8)
 
 
+def test_time_axis_of_less_than_some_hours_is_in_minutes():
+    ax = plots.plot_hypnogram(np.zeros(20, int))
+    ax.figure.canvas.draw()
+    assert ax.get_xlabel() == "Time (min)"
+    assert {"0", "1", "9"} < set(tick_labels(ax.xaxis)) <= {str(minute) for minute in range(-1, 12)}
+
+
 @pytest.mark.parametrize("n_epochs", [1, 10, 120, 960, 2640])
 def test_time_axis_has_a_readable_number_of_ticks(n_epochs):
     ax = plots.plot_hypnogram(np.zeros(n_epochs, int), START)

@@ -244,7 +244,7 @@ def merged_spans(draw, folder):
         for a, b, stage in zip(borders, borders[1:], stages, strict=False)
     ]
     (folder / "h.csv").write_text("\n".join(mark.join(row) for row in rows))
-    laid, marked = tried(align_stages, folder / "h.csv", None, 12)
+    laid, marked, _ = tried(align_stages, folder / "h.csv", None, 12)
     assert laid.tolist() == np.repeat(stages, np.diff(borders)).tolist() and not marked.any()
 
 

@@ -368,7 +368,7 @@ def test_hypnogram_moved_by_an_epoch_in_its_onsets_moves_the_stages(tmp_path, ps
 def test_hypnogram_beyond_the_signal_is_ignored_with_a_message(tmp_path, psg):
     spans = [("Sleep stage 2", -60, 90), ("Sleep stage W", 30, 690), ("Sleep stage ?", 720, 3000)]
     hypnogram = write_hypnogram(tmp_path / "hypnogram.edf", spans)
-    with pytest.warns(UserWarning, match="scores 6 epochs before .* or after") as caught:
+    with pytest.warns(UserWarning, match="6 epochs are scored before .* or after") as caught:
         night = read_recording(psg, hypnogram)
     assert len(caught) == 1
     assert night.stages.tolist() == [2] + [0] * 19
@@ -389,6 +389,7 @@ def test_without_a_start_both_files_begin_together(tmp_path, psg):
     with pytest.warns(UserWarning, match="gives no start"):
         night = read_recording(psg, hypnogram)
     assert night.start is None and night.clock_times() is None
+    assert any("gives no start" in note for note in night.notes)
     assert night.stages[:4].tolist() == [-1, 2, 2, -1]
 
 

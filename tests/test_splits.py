@@ -1,11 +1,14 @@
 """Splits leak nothing: neither a person, nor a neighbouring epoch, nor the place in the file."""
 
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+from mne.filter import resample
 
+import sleepstage as ss
 from sleepstage.dataset import collect
 from sleepstage.splits import (
     check_no_leakage,
@@ -148,6 +151,24 @@ def test_one_recording_under_two_names_is_refused_even_if_it_was_cut_otherwise(t
         collect([one, other])
 
 
+def test_one_recording_under_another_gain_polarity_and_rate_is_refused(table):
+    night = ss.load_demo()
+    upsampled = resample(night.eeg_uv.ravel().astype(float), up=128, down=100)
+    signal_uv = -1.5 * resample(upsampled, up=100, down=128)[: night.eeg_uv.size]
+    copy = replace(night, eeg_uv=signal_uv.reshape(night.eeg_uv.shape), subject=7, recording="copy")
+    with pytest.raises(ValueError, match=r"SC4001E0 \(subject 0\) and copy .* take the same course"):
+        collect([table, ss.extract_features(copy)])
+
+
+def test_short_pieces_of_one_course_are_no_proof(table):
+    numbers = table.drop(columns="quality")
+    one, other = two_nights(numbers.iloc[:59], (1, "a"), (2, "b"))
+    assert len(collect([one, other])) == 118
+    one, other = two_nights(numbers.iloc[:60], (1, "a"), (2, "b"))
+    with pytest.raises(ValueError, match="take the same course"):
+        collect([one, other])
+
+
 def test_two_nights_of_a_person_under_two_subjects_are_refused(table):
     numbers = table.drop(columns="quality")
     nights = two_nights(numbers, (1, "SC4011E0"), (99, "SC4012E0"))
@@ -178,4 +199,5 @@ def test_a_recordings_name_in_a_persons_place_hides_nobody():
 def test_different_nights_of_different_people_are_joined(table):
     numbers = table.drop(columns="quality")
     nights = two_nights(numbers, (1, "SC4011E0"), (2, "SC4021E0"))
+    nights[1].iloc[:] = nights[1].to_numpy()[::-1]
     assert len(collect(nights)) == 2 * len(table)
