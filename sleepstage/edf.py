@@ -55,7 +55,8 @@ def explaining_damage(path: Path) -> Iterator[None]:
     except Exception as error:
         raise ValueError(
             f"{path} begins as it should but cannot be read ({type(error).__name__}: {error}). "
-            "It is probably truncated or damaged: compare its size with the source and fetch it again."
+            "It is probably truncated or damaged: compare its size with the source and fetch it again, or "
+            "export it as EDF where it was made."
         ) from error
 
 

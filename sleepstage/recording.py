@@ -133,7 +133,7 @@ def read_recording(
     ----------
     psg : path
         The polysomnogram: EDF, EDF+ or BDF, or BrainVision (``.vhdr``), EEGLAB (``.set``), MNE (``.fif``),
-        GDF or Neuroscan (``.cnt``).
+        GDF or Neuroscan (``.cnt``; where MNE cannot tell the width of its samples, export it as EDF).
     hypnogram : path, optional
         An EDF+ file whose annotations are the stages (see `sleepstage.stages.ANNOTATION_CODES`), or text
         (``.csv``, ``.tsv``, ``.txt``): a table with the columns onset, duration (in seconds) and stage, or

@@ -13,13 +13,16 @@ NIGHTS = [("01", "a"), ("01", "b"), ("02", "c")]
 
 
 def put_night(folder, subject, session, bits, night):
-    """The shipped night with other lowest bits, so that no two are the same, and its stages as text."""
+    """The shipped night and its stages as text; others begin later in it and have other lowest bits."""
     place = folder / f"sub-{subject}" / f"ses-{session}" / "eeg"
     place.mkdir(parents=True)
-    content = np.frombuffer(ss.demo_paths()[0].read_bytes(), np.uint8).copy()
-    content[1024::2] ^= bits
-    (place / f"sub-{subject}_eeg.edf").write_bytes(content.tobytes())
-    lines = [f"{30 * i}\t30\t{ss.STAGES[stage]}" for i, stage in enumerate(night.stages)]
+    psg = ss.demo_paths()[0].read_bytes()
+    records = np.frombuffer(psg[768:], np.uint8).reshape(len(night.stages), -1).copy()
+    records[:, ::2] ^= bits  # of little-endian samples
+    later = 50 * bits
+    content = psg[:768] + np.roll(records, -later, axis=0).tobytes()
+    (place / f"sub-{subject}_eeg.edf").write_bytes(content)
+    lines = [f"{30 * i}\t30\t{ss.STAGES[stage]}" for i, stage in enumerate(np.roll(night.stages, -later))]
     (place / f"sub-{subject}_events.tsv").write_text("onset\tduration\tstage\n" + "\n".join(lines))
     return place
 

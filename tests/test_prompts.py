@@ -251,7 +251,7 @@ def test_an_epoch_in_words_says_values_units_and_asks_for_a_stage(table):
     row = table.iloc[300]
     text = epoch_in_words(row, ["std_uv", "delta_power_rel", "edge_frequency_95_hz"])
     first, *facts, question = text.split("\n")
-    assert "Fpz-Cz" in first
+    assert "sleep EEG" in first
     assert facts[0].endswith(f": {row['std_uv']:.3g} µV")
     assert facts[1].endswith(f": {row['delta_power_rel']:.3g}")
     assert facts[2].endswith(f": {row['edge_frequency_95_hz']:.3g} Hz")
