@@ -76,8 +76,8 @@ FROM_ELSEWHERE: dict[str, dict[str, str]] = {
         "468": "an epoch that the explorer jumps to",
         "530": "an epoch that the explorer jumps to",
         "101": "an age",
-        "0.44": "measured on 58 people",
-        "0.70": "measured on 58 people",
+        "0.44": "ss.between_people, of 58 people",
+        "0.70": "ss.between_people, of 58 people",
     },
     "03_dataset": {
         ".22": "61 of 281",
@@ -85,8 +85,9 @@ FROM_ELSEWHERE: dict[str, dict[str, str]] = {
         "0.8243651": "an example",
         "408": "the earlier attempt",
         "4,213": "the earlier attempt, in Llama-3's tokens",
-        ".740": "measured on 58 people, DESIGN",
-        ".743": "measured on 58 people, DESIGN",
+        "26": "benchmarks/runs.csv",
+        ".613": "benchmarks/runs.csv",
+        ".616": "benchmarks/runs.csv",
     },
     "04_qlora_finetune": {
         "128,256": "Llama-3's vocabulary",
