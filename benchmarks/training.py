@@ -6,7 +6,7 @@
     than 23 GB of memory, so a third of the text is timed and counted thrice: too kind to (a), for attention
     grows with the square of the length;
 (b) one epoch a text, its features in words, trl's own loss;
-(c) a night as digits, our answers, but logits of every token over the whole vocabulary;
+(c) a night as digits, the usual loss masked to our answers: every token's logits over the whole vocabulary;
 (d) a night as digits, logits at the answers only: what `sleepstage train` does.
 
 Each recipe runs in trl's trainer; the first step is not counted. The share of the peak is the floating-point
@@ -25,11 +25,12 @@ import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset
+from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import TrainerCallback
 from trl import SFTTrainer
 
-from sleepstage.answer_trainer import AnswerTrainer
+from sleepstage.answer_trainer import IGNORED, AnswerTrainer
 from sleepstage.base_model import OFFLINE_MODEL, load_base, load_tokenizer, quiet_libraries
 from sleepstage.dataset import load_table
 from sleepstage.prompts import PromptSpec, default_digits, epoch_in_words, line_tokens
@@ -57,15 +58,14 @@ class StepTimes(TrainerCallback):
 
 
 class FullLogitsTrainer(AnswerTrainer):
-    """The same loss, from the logits of every token over the whole vocabulary."""
+    """The usual loss with the same mask: cross-entropy over the vocabulary from every token's logits."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        def whole(input_ids, logits_to_keep):
-            outputs = model(input_ids=input_ids)
-            outputs.logits = outputs.logits[:, logits_to_keep]
-            return outputs
-
-        return super().compute_loss(whole, inputs, return_outputs, num_items_in_batch)
+        labels = inputs["labels"]
+        words = torch.tensor(self.label_ids)[labels.clamp(min=0)].where(labels != IGNORED, IGNORED)
+        outputs = model(input_ids=inputs["input_ids"])
+        loss = cross_entropy(outputs.logits.flatten(0, 1), words.flatten(), ignore_index=IGNORED)
+        return (loss, outputs) if return_outputs else loss
 
 
 def floats_in_text(row: pd.Series, rng: np.random.Generator) -> str:
