@@ -215,9 +215,9 @@ def _check_courses(features: pd.DataFrame) -> None:
     lengths = nights.size()
     number, place = nights.ngroup().to_numpy(), nights.cumcount().to_numpy()
     total, n_shared = np.zeros((2, len(lengths), len(lengths)), dtype=np.float32)
-    for _, ranks in (nights.rank(pct=True) - 0.5).items():
+    for name in features:
         course = np.zeros((len(lengths), lengths.max()), dtype=np.float32)
-        course[number, place] = ranks.fillna(0)
+        course[number, place] = (nights[name].rank(pct=True) - 0.5).fillna(0)
         size = np.linalg.norm(course, axis=1, keepdims=True)
         total += np.abs(course @ course.T) / np.maximum(size @ size.T, 1e-6)
         n_shared += (size > 0) & (size.T > 0)
