@@ -12,16 +12,20 @@ EVENTS = "sub-{subject}/ses-{recording}/eeg/*_events.tsv"
 NIGHTS = [("01", "a"), ("01", "b"), ("02", "c")]
 
 
+def night_like(bits, later):
+    """The shipped EDF from so many epochs later, with other lowest bits: to the guards another night."""
+    psg = ss.demo_paths()[0].read_bytes()
+    records = np.frombuffer(psg[768:], np.uint8).reshape(841, -1).copy()  # of 30 s, after the header
+    records[:, ::2] ^= bits  # of little-endian samples
+    return psg[:768] + np.roll(records, -later, axis=0).tobytes()
+
+
 def put_night(folder, subject, session, bits, night):
-    """The shipped night and its stages as text; others begin later in it and have other lowest bits."""
+    """A night and its stages as text."""
     place = folder / f"sub-{subject}" / f"ses-{session}" / "eeg"
     place.mkdir(parents=True)
-    psg = ss.demo_paths()[0].read_bytes()
-    records = np.frombuffer(psg[768:], np.uint8).reshape(len(night.stages), -1).copy()
-    records[:, ::2] ^= bits  # of little-endian samples
     later = 50 * bits
-    content = psg[:768] + np.roll(records, -later, axis=0).tobytes()
-    (place / f"sub-{subject}_eeg.edf").write_bytes(content)
+    (place / f"sub-{subject}_eeg.edf").write_bytes(night_like(bits, later))
     lines = [f"{30 * i}\t30\t{ss.STAGES[stage]}" for i, stage in enumerate(np.roll(night.stages, -later))]
     (place / f"sub-{subject}_events.tsv").write_text("onset\tduration\tstage\n" + "\n".join(lines))
     return place

@@ -5,10 +5,10 @@ import http.server
 import shutil
 import threading
 
-import numpy as np
 import pandas as pd
 import pytest
 from mne.datasets.sleep_physionet import age
+from test_folder import night_like
 
 import sleepstage as ss
 from sleepstage.features import extract_features as extract
@@ -19,11 +19,8 @@ def put_files(folder, name, night=0):
     """What a finished download of a night leaves behind."""
     place = folder / "physionet-sleep-data"
     place.mkdir(parents=True, exist_ok=True)
-    psg, hypnogram = ss.demo_paths()
-    content = np.frombuffer(psg.read_bytes(), np.uint8).copy()
-    content[1024::2] ^= night  # the lowest bits of the samples, so that no two nights are the same
-    (place / f"{name}0-PSG.edf").write_bytes(content.tobytes())
-    shutil.copy(hypnogram, place / f"{name}{'C' if name.startswith('SC') else 'P'}-Hypnogram.edf")
+    (place / f"{name}0-PSG.edf").write_bytes(night_like(night, later=50 * night))
+    shutil.copy(ss.demo_paths()[1], place / f"{name}{'C' if name.startswith('SC') else 'P'}-Hypnogram.edf")
     return place / f"{name}0-PSG.edf"
 
 
