@@ -112,6 +112,7 @@ def offset_note(eeg_uv: np.ndarray) -> str | None:
 
 
 def _median_peak_to_peak(eeg_uv: np.ndarray) -> float | None:
-    """Of the epochs without a lost sample; None if there are none."""
-    complete = eeg_uv[np.isfinite(eeg_uv).all(axis=1)]
-    return float(np.median(np.ptp(complete, axis=1))) if len(complete) else None
+    """Of the epochs without a lost sample in which anything was recorded; None if there are none."""
+    amplitudes_uv = np.ptp(eeg_uv[np.isfinite(eeg_uv).all(axis=1)], axis=1)
+    amplitudes_uv = amplitudes_uv[amplitudes_uv > 0]
+    return float(np.median(amplitudes_uv)) if len(amplitudes_uv) else None

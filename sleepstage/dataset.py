@@ -20,7 +20,6 @@ from typing import Any, BinaryIO
 import numpy as np
 import pandas as pd
 
-from .amplitude import check_unit
 from .array_pickle import load_array_pickle
 from .feature_catalogue import PUBLISHED_N_SAMPLES, RFFT_BANDS_HZ
 from .features import DEFINITIONS_VERSION, PUBLISHED_TABLE_COLUMNS, feature_columns
@@ -212,8 +211,7 @@ def load_dictionary(path: str | Path, **about: Any) -> Recording:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is neither, lacks one of these two arrays, they do not fit together, or the signals are
-        not in microvolts by their amplitude.
+        If the file is neither, lacks one of these two arrays, or :class:`sleepstage.Recording` refuses them.
     """
     path = Path(path)
     _check_exists(path)
@@ -230,9 +228,7 @@ def load_dictionary(path: str | Path, **about: Any) -> Recording:
     stored = {name: np.asarray(content[name]).item() for name in ABOUT if name in content}
     if "start" in stored:
         stored["start"] = datetime.fromisoformat(stored["start"])
-    night = Recording(eeg_uv=signals, stages=labels, **(names | stored | about))
-    check_unit(night.eeg_uv, path)
-    return night
+    return Recording(eeg_uv=signals, stages=labels, **(names | stored | about))
 
 
 def data_fingerprint(table: pd.DataFrame) -> str:

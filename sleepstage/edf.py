@@ -67,8 +67,14 @@ def open_edf(path: Path, channels: list[str] | None = None) -> mne.io.BaseRaw:
         return read_raw(path, include=channels, verbose="error")
 
 
-def open_channel(path: Path, channel: str) -> tuple[mne.io.BaseRaw, list[str]]:
-    """Open one channel of a recording without gaps; of EDF and BDF, at that channel's own rate.
+def open_channel(psg: Path | mne.io.BaseRaw, channel: str) -> tuple[mne.io.BaseRaw, list[str]]:
+    """Open a recording that has a channel; of EDF and BDF, that channel only, at its own rate.
+
+    Parameters
+    ----------
+    psg : pathlib.Path or mne.io.BaseRaw
+        What is open already stays as it is.
+    channel : str
 
     Returns
     -------
@@ -80,29 +86,28 @@ def open_channel(path: Path, channel: str) -> tuple[mne.io.BaseRaw, list[str]]:
     Raises
     ------
     FileNotFoundError, ValueError
-        If there is no such file or channel, the file is of no format that is read, or it is not continuous.
+        If there is no such file or channel, or the file is of no format that is read.
 
     Warns
     -----
     UserWarning
         If an EDF or BDF file is shorter than its header announces.
     """
-    if path.suffix.lower() in _READERS:
-        return _open_edf_channel(path, channel)
-    _check_file(path, (*_READERS, *_OTHER_SUFFIXES))
-    with explaining_damage(path):
-        raw = mne.io.read_raw(path, verbose="error")
+    if isinstance(psg, mne.io.BaseRaw):
+        raw = psg
+    elif psg.suffix.lower() in _READERS:
+        return _open_edf_channel(psg, channel)
+    else:
+        _check_file(psg, (*_READERS, *_OTHER_SUFFIXES))
+        with explaining_damage(psg):
+            raw = mne.io.read_raw(psg, verbose="error")
     if channel not in raw.ch_names:
-        raise ValueError(_no_channel(path, channel, raw.ch_names))
-    return raw.pick([channel], verbose="error"), []
+        raise ValueError(_no_channel(psg, channel, raw.ch_names))
+    return raw, []
 
 
 def _open_edf_channel(path: Path, channel: str) -> tuple[mne.io.BaseRaw, list[str]]:
     header = edf_header(path)
-    if header[192:197] in (b"EDF+D", b"BDF+D"):
-        raise ValueError(
-            f"{path} is a discontinuous recording, expected one without gaps. Export it as EDF+C."
-        )
     # Chosen by `include`, a channel keeps its own rate: MNE brings channels that it loads together to one.
     raw = open_edf(path, [channel])
     if raw.ch_names != [channel]:
@@ -119,6 +124,6 @@ def _open_edf_channel(path: Path, channel: str) -> tuple[mne.io.BaseRaw, list[st
     return raw, [f"the file {held}"]
 
 
-def _no_channel(path: Path, channel: str, names: list[str]) -> str:
+def _no_channel(path: Path | mne.io.BaseRaw, channel: str, names: list[str]) -> str:
     present = ", ".join(map(repr, names)) or "none (is it the hypnogram?)"
     return f"{path} has no channel {channel!r}. Present: {present}. Pass one as `channel`."

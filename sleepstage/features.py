@@ -61,7 +61,7 @@ def extract_features(recording: Recording) -> pd.DataFrame:
     Parameters
     ----------
     recording : Recording
-        A night: ``eeg_uv`` of shape (n_epochs, n_samples) in µV, and its sampling rate.
+        A night: ``eeg_uv`` of shape (n_epochs, n_samples) in µV, at 100 Hz as every `Recording` is.
 
     Returns
     -------
@@ -70,12 +70,6 @@ def extract_features(recording: Recording) -> pd.DataFrame:
         :func:`describe_features`, then ``stage`` (int8, -1 where unscored) and ``quality`` (see
         :func:`epoch_quality`; of the signal as it was before resampling). An epoch whose quality is not
         ``"ok"`` has NaN in every feature.
-
-    Raises
-    ------
-    ValueError
-        As the families do: an array that is not (n_epochs, n_samples), a sampling rate under
-        80 Hz, epochs too short.
     """
     eeg_uv = as_epochs(recording.eeg_uv)
     quality = epoch_quality(eeg_uv) if recording.quality is None else np.asarray(recording.quality)

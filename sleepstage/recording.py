@@ -1,6 +1,7 @@
-"""Reading a night: from an EDF file and its hypnogram to 30-s epochs in microvolts.
+"""Reading a night: from an EDF file and its hypnogram to 30-s epochs in microvolts at 100 Hz.
 
-The signal is converted from volts to microvolts here and nowhere else.
+The signal is converted from volts to microvolts here and nowhere else, and it gets its rate here, whether it
+comes from a file, from MNE or as an array.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from .download import demo_paths, person_in_name
 from .edf import explaining_damage, open_channel
 from .features import epoch_quality
 from .hypnogram import EPOCH_S, align_stages, seconds_to_lights_off
+from .pauses import lay_by_clock
 from .stages import STAGE_CODES, STAGES, UNSCORED
 
 SFREQ_HZ: float = 100.0
-"""The sampling rate that everything after reading expects."""
+"""The sampling rate of every `Recording`: features depend on it, and so does what learned from them."""
 
 N_SAMPLES: int = round(EPOCH_S * SFREQ_HZ)
 
@@ -32,14 +34,16 @@ MIN_SFREQ_HZ: float = 64.0
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """One night of one channel, cut into epochs of 30 s.
+    """One night of one channel, cut into epochs of 30 s that follow each other.
+
+    A signal at another rate is resampled to 100 Hz when the recording is made, with a warning and a note.
 
     Attributes
     ----------
     eeg_uv : numpy.ndarray, float32, shape (n_epochs, n_samples)
-        The signal in microvolts; ``n_samples`` is 30 s at ``sfreq_hz``.
+        The signal in microvolts; ``n_samples`` is 30 s at ``sfreq_hz``. NaN where nothing was recorded.
     sfreq_hz : float
-        Sampling rate in Hz.
+        Sampling rate in Hz: of the array that is given, at least 64; then 100.
     stages : numpy.ndarray, int8, shape (n_epochs,), or None
         The expert's stage of each epoch by its code (see `sleepstage.stages`), -1 where unscored;
         None if nobody scored the night.
@@ -60,7 +64,8 @@ class Recording:
     Raises
     ------
     ValueError
-        If shapes, sampling rate and stages do not fit together.
+        If shapes, sampling rate and stages do not fit together, the rate is below 64 Hz, or the amplitude
+        shows that the signal is not in microvolts.
     """
 
     eeg_uv: np.ndarray = field(repr=False)
@@ -76,6 +81,14 @@ class Recording:
     def __post_init__(self) -> None:
         # The dataclass is frozen for its users; arrays are brought to their contract's type once, here.
         object.__setattr__(self, "eeg_uv", _checked_signal(self.eeg_uv, self.sfreq_hz))
+        if not _is_100_hz(self.sfreq_hz):
+            signal_uv, rate_hz = self.eeg_uv.ravel(), self.eeg_uv.shape[1] / EPOCH_S
+            eeg_uv, quality, note = _resampled(signal_uv, rate_hz, f"recording {self.recording!r}")
+            object.__setattr__(self, "eeg_uv", eeg_uv)
+            object.__setattr__(self, "quality", quality if self.quality is None else self.quality)
+            object.__setattr__(self, "notes", (*self.notes, note))
+            object.__setattr__(self, "sfreq_hz", SFREQ_HZ)
+        check_unit(self.eeg_uv, f"recording {self.recording!r}")
         if self.stages is not None:
             object.__setattr__(self, "stages", _checked_stages(self.stages, self.n_epochs))
         if self.quality is not None and np.shape(self.quality) != (self.n_epochs,):
@@ -113,7 +126,7 @@ def load_demo() -> Recording:
 
 
 def read_recording(
-    psg: str | Path,
+    psg: str | Path | mne.io.BaseRaw,
     hypnogram: str | Path | None = None,
     channel: str = "EEG Fpz-Cz",
     wake_margin_min: float | None = 30,
@@ -127,13 +140,15 @@ def read_recording(
     A signal at another rate is resampled to 100 Hz, with a warning. The hypnogram is aligned by the
     start times in both files' headers; epochs that it does not cover, movement time and ``?`` are unscored
     (-1), and what it scores outside the signal is ignored, with a warning. A trailing partial epoch is
-    dropped. All that was done stands in the recording's ``notes``.
+    dropped. Where the recording was paused, its samples are NaN, so that clock and stages are right on both
+    sides. All that was done stands in the recording's ``notes``.
 
     Parameters
     ----------
-    psg : path
+    psg : path or mne.io.BaseRaw
         The polysomnogram: EDF, EDF+ or BDF, or BrainVision (``.vhdr``), EEGLAB (``.set``), MNE (``.fif``),
-        GDF or Neuroscan (``.cnt``; where MNE cannot tell the width of its samples, export it as EDF).
+        GDF or Neuroscan (``.cnt``; where MNE cannot tell the width of its samples, export it as EDF). Or
+        what MNE has opened already; it is not changed.
     hypnogram : path, optional
         An EDF+ file whose annotations are the stages (see `sleepstage.stages.ANNOTATION_CODES`), or text
         (``.csv``, ``.tsv``, ``.txt``): a table with the columns onset, duration (in seconds) and stage, or
@@ -146,7 +161,8 @@ def read_recording(
     subject, recording : optional
         Who and which night. By default from the name of a Sleep-EDF file (``SC4012E0-PSG.edf`` is
         subject 1, recording ``"SC4012E0"``), otherwise the file's stem for both; so name the
-        subject when several nights are of one person. A BIDS name gives the subject too.
+        subject when several nights are of one person. A BIDS name gives the subject too. What comes from no
+        file is ``"unnamed"``.
     lights_off : str or float, optional
         Where epochs are counted from, if not from the first sample: the time of day by the recorder's clock
         (``"22:31:17"``), or seconds from the first sample. What came before is left out. A hypnogram without
@@ -164,10 +180,10 @@ def read_recording(
     FileNotFoundError
         If a file does not exist.
     ValueError
-        If a file is of no known format, cannot be read or has gaps; if the channel is unknown; if the rate is
-        below 64 Hz; if there is less than one epoch; if the amplitude shows that the unit is wrong; if
-        lights-off is outside the recording; if the hypnogram holds unknown stages, does not fit the signal's
-        30-s grid or does not overlap with it.
+        If a file is of no known format or cannot be read; if it was paused and nothing says for how long; if
+        the channel is unknown; if the rate is below 64 Hz; if there is less than one epoch; if the amplitude
+        shows that the unit is wrong; if lights-off is outside the recording; if the hypnogram holds unknown
+        stages, does not fit the signal's 30-s grid or does not overlap with it.
     """
     if wake_margin_min is not None and not wake_margin_min >= 0:
         raise ValueError(
@@ -177,17 +193,19 @@ def read_recording(
         raise ValueError(
             f"gain is {gain!r}, expected a factor such as 1e-6 for microvolts labelled as volts."
         )
-    raw, notes = open_channel(Path(psg), channel)
+    if not isinstance(psg, mne.io.BaseRaw):
+        psg = Path(psg)
+    raw, notes = open_channel(psg, channel)
+    path = Path(raw.filenames[0] or "unnamed") if raw is psg else psg
     start = _start(raw)
     lights_off_s = None if lights_off is None else seconds_to_lights_off(lights_off, start)
-    eeg_uv, quality, done = _read_epochs(raw, psg, lights_off_s or 0.0, gain)
+    eeg_uv, quality, done = _read_epochs(raw, channel, path, lights_off_s or 0.0, gain)
     stages, marked, about_stages = None, np.zeros(len(eeg_uv), dtype=bool), []
     if hypnogram is not None:
         stages, marked, about_stages = align_stages(Path(hypnogram), start, len(eeg_uv), lights_off_s)
     kept = _without_long_wake(stages, len(eeg_uv), wake_margin_min)
-    check_unit(eeg_uv[kept], psg)
     notes += done + about_stages + _notes_on_epochs(eeg_uv, stages, marked, kept)
-    default_subject, default_recording = _identity(Path(psg))
+    default_subject, default_recording = _identity(path)
     begin_s = (lights_off_s or 0.0) + EPOCH_S * kept.start
     return Recording(
         eeg_uv=eeg_uv[kept],
@@ -242,35 +260,34 @@ def _start(raw: mne.io.BaseRaw) -> datetime | None:
 
 
 def _read_epochs(
-    raw: mne.io.BaseRaw, path: str | Path, begin_s: float, gain: float
+    raw: mne.io.BaseRaw, channel: str, path: Path, begin_s: float, gain: float
 ) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
     """Epochs in microvolts (n_epochs, n_samples), their quality if it must be known now, and notes."""
     sfreq_hz = raw.info["sfreq"]
-    _check_rate(sfreq_hz, path)
-    _check_begin(raw, path, begin_s)
-    quality, notes = None, []
+    with explaining_damage(path):
+        signal_uv = 1e6 * gain * raw.get_data([channel], verbose="error")[0]
+    signal_uv, notes = lay_by_clock(signal_uv, raw, path)
+    for note in notes:
+        warnings.warn(f"{path}: {note}.", stacklevel=3)
+    _check_begin(len(signal_uv) / sfreq_hz, begin_s, path, _start(raw))
     if begin_s:
         notes.append(f"epochs are counted from lights-off; the {begin_s:g} s before it are left out")
-        raw.crop(tmin=round(begin_s * sfreq_hz) / sfreq_hz, verbose="error")
-    with explaining_damage(Path(path)):
-        raw.load_data(verbose="error")
+        signal_uv = signal_uv[round(begin_s * sfreq_hz) :]
     if gain != 1:
         notes.append(f"the file's values are multiplied by {gain:g}, as asked")
-        raw.apply_function(lambda x: gain * x, picks="all", verbose="error")
-    if not _is_100_hz(sfreq_hz):
-        notes.append(f"resampled from {sfreq_hz:g} to {SFREQ_HZ:g} Hz")
-        quality = _resample(raw)
-    signal_uv = 1e6 * raw.get_data(verbose="error")[0]
-    n_epochs = len(signal_uv) // N_SAMPLES
-    eeg_uv = signal_uv[: n_epochs * N_SAMPLES].astype(np.float32).reshape(n_epochs, N_SAMPLES)
-    if left_s := (len(signal_uv) - eeg_uv.size) / SFREQ_HZ:
+    if _is_100_hz(sfreq_hz):
+        eeg_uv, quality = _whole_epochs(signal_uv), None
+    else:
+        eeg_uv, quality, note = _resampled(signal_uv, sfreq_hz, path)
+        notes.append(note)
+    left_s = round(len(signal_uv) / sfreq_hz - EPOCH_S * len(eeg_uv), 2)
+    if left_s > 0:
         notes.append(f"the last {left_s:g} s are no whole epoch and are left out")
     return eeg_uv, quality, notes
 
 
-def _check_begin(raw: mne.io.BaseRaw, path: str | Path, begin_s: float) -> None:
+def _check_begin(duration_s: float, begin_s: float, path: Path, start: datetime | None) -> None:
     """Refuse a recording of which less than an epoch is left."""
-    duration_s = raw.n_times / raw.info["sfreq"]
     if 0 <= begin_s <= duration_s - EPOCH_S + 1e-6:  # rounding at odd rates
         return
     if begin_s == 0:
@@ -279,18 +296,30 @@ def _check_begin(raw: mne.io.BaseRaw, path: str | Path, begin_s: float) -> None:
             "Check that this is the whole recording."
         )
     raise ValueError(
-        f"lights_off is {begin_s:g} s after the start of {path} ({_start(raw)}), which holds {duration_s:g} "
+        f"lights_off is {begin_s:g} s after the start of {path} ({start}), which holds {duration_s:g} "
         "s; expected 0 s to one epoch before its end. Check clock and date."
     )
 
 
-def _resample(raw: mne.io.BaseRaw) -> np.ndarray:
-    """Bring a signal to 100 Hz, in place, and give the quality of its epochs as they were."""
-    sfreq_hz, recorded_uv = raw.info["sfreq"], 1e6 * raw.get_data(verbose="error")[0]
-    # One NaN would become a night of them; its epoch is named by its quality.
-    raw.apply_function(lambda x: np.where(np.isfinite(x), x, 0.0), picks="all", verbose="error")
-    raw.resample(SFREQ_HZ, verbose="error")
-    return epoch_quality(_cut_at(recorded_uv, raw.n_times // N_SAMPLES, EPOCH_S * sfreq_hz))
+def _whole_epochs(signal_uv: np.ndarray) -> np.ndarray:
+    """Of a signal at 100 Hz, float32 (n_epochs, n_samples)."""
+    n_epochs = len(signal_uv) // N_SAMPLES
+    return signal_uv[: n_epochs * N_SAMPLES].astype(np.float32).reshape(n_epochs, N_SAMPLES)
+
+
+def _resampled(
+    signal_uv: np.ndarray, sfreq_hz: float, path: str | Path
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """Epochs at 100 Hz of a signal at another rate, NaN where one was lost; their quality before; a note."""
+    _check_rate(sfreq_hz, path)
+    finite = np.isfinite(signal_uv)
+    bridged_uv = np.zeros(len(signal_uv))
+    if finite.any():  # one NaN would become a night of them, and a jump to 0 would ring in its neighbours
+        bridged_uv = np.interp(np.arange(len(finite)), np.flatnonzero(finite), signal_uv[finite])
+    eeg_uv = _whole_epochs(mne.filter.resample(bridged_uv, SFREQ_HZ, sfreq_hz, npad="auto", verbose="error"))
+    quality = epoch_quality(_cut_at(signal_uv, len(eeg_uv), EPOCH_S * sfreq_hz))
+    eeg_uv[quality == "nan"] = np.nan
+    return eeg_uv, quality, f"resampled from {sfreq_hz:g} to {SFREQ_HZ:g} Hz"
 
 
 def _cut_at(signal: np.ndarray, n_epochs: int, epoch_samples: float) -> np.ndarray:
@@ -305,8 +334,6 @@ def _is_100_hz(sfreq_hz: float) -> bool:
 
 
 def _check_rate(sfreq_hz: float, path: str | Path) -> None:
-    if _is_100_hz(sfreq_hz):
-        return
     if not MIN_SFREQ_HZ <= sfreq_hz < np.inf:
         raise ValueError(
             f"{path} was sampled at {sfreq_hz:g} Hz, expected {SFREQ_HZ:g} Hz or at least {MIN_SFREQ_HZ:g}: "
@@ -314,7 +341,7 @@ def _check_rate(sfreq_hz: float, path: str | Path) -> None:
         )
     lost = f" Nothing above {sfreq_hz / 2:g} Hz is in it." if sfreq_hz < SFREQ_HZ else ""
     warnings.warn(
-        f"{path} was sampled at {sfreq_hz:g} Hz and is resampled to {SFREQ_HZ:g} Hz.{lost}", stacklevel=4
+        f"{path} was sampled at {sfreq_hz:g} Hz and is resampled to {SFREQ_HZ:g} Hz.{lost}", stacklevel=5
     )
 
 

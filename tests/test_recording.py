@@ -8,6 +8,7 @@ import edfio
 import mne
 import numpy as np
 import pytest
+import scipy.io
 
 from sleepstage.features import epoch_quality, extract_features
 from sleepstage.recording import Recording, load_demo, read_recording
@@ -182,12 +183,15 @@ def test_clipping_is_found_before_resampling_smoothes_it_away(tmp_path):
     assert "resampled from 256 to 100 Hz" in night.notes
 
 
-def write_fif(path, signal_uv, sfreq_hz, first_sample=0):
+def as_raw(signal_uv, sfreq_hz=100, first_sample=0):
     info = mne.create_info(["EEG Fpz-Cz", "EMG"], sfreq_hz, "eeg")
     both = 1e-6 * np.stack([signal_uv, np.zeros_like(signal_uv)])
     raw = mne.io.RawArray(both, info, first_samp=first_sample, verbose="error")
-    raw.set_meas_date(EVENING.replace(tzinfo=UTC))
-    raw.save(path, fmt="double", verbose="error")
+    return raw.set_meas_date(EVENING.replace(tzinfo=UTC))
+
+
+def write_fif(path, signal_uv, sfreq_hz, first_sample=0):
+    as_raw(signal_uv, sfreq_hz, first_sample).save(path, fmt="double", verbose="error")
     return path
 
 
@@ -229,19 +233,314 @@ def test_one_lost_sample_costs_one_epoch_at_any_rate(tmp_path):
     assert extract_features(night)["quality"].tolist() == ["ok", "nan", "ok", "ok"]
 
 
-def test_brainvision_is_read_and_a_damaged_one_refused(tmp_path):
-    (tmp_path / "night.eeg").write_bytes((10 * steps(2)).astype("<i2").tobytes())
-    (tmp_path / "night.vhdr").write_text(
-        "Brain Vision Data Exchange Header File Version 1.0\n[Common Infos]\nDataFile=night.eeg\n"
-        "DataFormat=BINARY\nDataOrientation=MULTIPLEXED\nNumberOfChannels=1\nSamplingInterval=10000\n"
-        "[Binary Infos]\nBinaryFormat=INT_16\n[Channel Infos]\nCh1=C4,,0.1,µV\n",
+def write_brainvision(path, signal_uv, markers, sfreq_hz=100):
+    """Markers are (type, description, first sample, date); returns the header's path."""
+    path.with_suffix(".eeg").write_bytes((10 * signal_uv).astype("<i2").tobytes())
+    lines = [
+        f"Mk{i}={kind},{text},{sample + 1},1,0,{date}"
+        for i, (kind, text, sample, date) in enumerate(markers, start=1)
+    ]
+    path.with_suffix(".vmrk").write_text(
+        "Brain Vision Data Exchange Marker File, Version 1.0\n[Common Infos]\n[Marker Infos]\n"
+        + "\n".join(lines)
+    )
+    path.with_suffix(".vhdr").write_text(
+        f"Brain Vision Data Exchange Header File Version 1.0\n[Common Infos]\nDataFile={path.stem}.eeg\n"
+        f"MarkerFile={path.stem}.vmrk\nDataFormat=BINARY\nDataOrientation=MULTIPLEXED\nNumberOfChannels=1\n"
+        f"SamplingInterval={1e6 / sfreq_hz:g}\n[Binary Infos]\nBinaryFormat=INT_16\n"
+        "[Channel Infos]\nCh1=EEG Fpz-Cz,,0.1,µV\n",
         encoding="utf-8",
     )
-    night = read_recording(tmp_path / "night.vhdr", channel="C4")
-    np.testing.assert_allclose(night.eeg_uv.ravel(), steps(2), atol=0.1)
+    return path.with_suffix(".vhdr")
+
+
+def test_brainvision_is_read_and_a_damaged_one_refused(tmp_path):
+    psg = write_brainvision(tmp_path / "night", steps(2), [])
+    np.testing.assert_allclose(read_recording(psg).eeg_uv.ravel(), steps(2), atol=0.1)
     (tmp_path / "night.eeg").unlink()
     with pytest.raises(ValueError, match="night.vhdr begins as it should but cannot be read"):
-        read_recording(tmp_path / "night.vhdr", channel="C4")
+        read_recording(psg)
+
+
+# Pauses
+
+
+def date(seconds):
+    """As BrainVision writes a time, so many seconds after the evening."""
+    return (EVENING + timedelta(seconds=seconds)).strftime("%Y%m%d%H%M%S%f")
+
+
+def write_discontinuous(path, signal_uv, onsets_s, sfreq_hz=100, record_s=10):
+    """An EDF+D or BDF+D whose data records begin at these times."""
+    bdf = path.suffix == ".bdf"
+    make, signal, wide = (edfio.Bdf, edfio.BdfSignal, 3) if bdf else (edfio.Edf, edfio.EdfSignal, 2)
+    signals = [
+        signal(x, sfreq_hz, label=label, physical_dimension="uV", physical_range=(-2000, 2000))
+        for label, x in (("EEG Fpz-Cz", signal_uv), ("EMG", signal_uv))
+    ]
+    notes = [edfio.EdfAnnotation(0, None, "on")]
+    make(signals, annotations=notes, data_record_duration=record_s, **header(EVENING)).write(path)
+    content = bytearray(path.read_bytes())
+    content[192:197] = b"BDF+D" if bdf else b"EDF+D"
+    n_header, n_records = int(content[184:192]), int(content[236:244])
+    width, first = (len(content) - n_header) // n_records, 2 * sfreq_hz * record_s * wide
+    for record, onset_s in zip(range(n_records), onsets_s, strict=True):
+        place = n_header + record * width + first
+        content[place : place + width - first] = f"+{onset_s:g}\x14\x14".encode().ljust(width - first, b"\0")
+    path.write_bytes(content)
+    return path
+
+
+def write_eeglab(path, signal_uv, events, sfreq_hz=100):
+    """Events are (latency in samples from 1, type, duration in samples)."""
+    event = np.array(events, dtype=[("latency", "O"), ("type", "O"), ("duration", "O")])
+    content = {
+        **{"setname": "n", "nbchan": 1.0, "trials": 1.0, "pnts": float(len(signal_uv)), "ref": "common"},
+        **{"srate": float(sfreq_hz), "xmin": 0.0, "xmax": (len(signal_uv) - 1) / sfreq_hz},
+        "data": signal_uv[np.newaxis].astype(np.float32),
+        "chanlocs": np.array([("EEG Fpz-Cz",)], dtype=[("labels", "O")]),
+        "event": event,
+    }
+    absent = ("epoch", "icaweights", "icasphere", "icawinv", "icachansind")
+    scipy.io.savemat(
+        path, {"EEG": content | dict.fromkeys(absent, np.array([])) | {"etc": {}}}, appendmat=False
+    )
+    return path
+
+
+def write_paused(folder, kind, signal_uv, at_s, lost_s, sfreq_hz=100):
+    """A recording with one pause, as each format tells it."""
+    at, path = round(at_s * sfreq_hz), folder / "night"
+    if kind == "brainvision":
+        segments = [("New Segment", "", 0, date(0)), ("New Segment", "", at, date(at_s + lost_s))]
+        return write_brainvision(path, signal_uv, segments, sfreq_hz)
+    if kind == "eeglab":
+        events = [(700.0, "note", 1.0), (at + 0.5, "boundary", lost_s * sfreq_hz)]
+        return write_eeglab(path.with_suffix(".set"), signal_uv, events, sfreq_hz)
+    if kind in ("edf", "bdf"):
+        starts_s = 10.0 * np.arange(len(signal_uv) // (10 * sfreq_hz))
+        onsets_s = starts_s + lost_s * (starts_s >= at_s)
+        return write_discontinuous(path.with_suffix(f".{kind}"), signal_uv, onsets_s, sfreq_hz)
+    lost = np.zeros(round(lost_s * sfreq_hz))
+    whole = as_raw(np.concatenate([signal_uv[:at], lost, signal_uv[at:]]), sfreq_hz, first_sample=6000)
+    begin_s = whole.first_time + at_s
+    whole.annotations.append(begin_s, lost_s, "BAD_ACQ_SKIP")
+    whole.save(folder / "night_raw.fif", fmt="double", buffer_size_sec=1, verbose="error")
+    return folder / "night_raw.fif"
+
+
+def by_the_clock(signal_uv, at, n_lost):
+    """Whole epochs of a signal at 100 Hz that was paused."""
+    laid = np.concatenate([signal_uv[:at], np.full(n_lost, np.nan), signal_uv[at:]])
+    return laid[: len(laid) // 3000 * 3000].reshape(-1, 3000)
+
+
+KINDS = ["brainvision", "eeglab", "edf", "bdf", "fif"]
+
+
+@pytest.mark.parametrize(("at_s", "lost_s"), [(150, 120), (140, 75)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_pause_keeps_clock_and_stages_right_on_both_sides(tmp_path, kind, at_s, lost_s):
+    psg = write_paused(tmp_path, kind, steps(10), at_s, lost_s)
+    scored = tmp_path / "h.csv"
+    scored.write_text(f"onset,duration,stage\n0,120,W\n{30 * ((at_s + lost_s) // 30 + 1)},60,N3\n")
+    with pytest.warns(UserWarning, match=f"was paused: {lost_s} s are missing"):
+        night = read_recording(psg, scored, wake_margin_min=None)
+    expected = by_the_clock(steps(10), 100 * at_s, 100 * lost_s)
+    np.testing.assert_allclose(night.eeg_uv, expected, atol=0.1)
+    lost = np.isnan(expected).any(axis=1)
+    assert (extract_features(night)["quality"] == np.where(lost, "nan", "ok")).all()
+    after = (at_s + lost_s) // 30 + 1
+    assert np.flatnonzero(night.stages == 0).tolist() == [0, 1, 2, 3]
+    assert np.flatnonzero(night.stages == 3).tolist() == [after, after + 1]
+    assert any("paused" in note for note in night.notes)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_pause_spreads_over_no_neighbour_at_another_rate(tmp_path, kind):
+    def wave(sfreq_hz):  # its offset would be a step, were a pause filled by zeros
+        seconds = np.arange(300 * sfreq_hz) / sfreq_hz
+        return 200 + 30 * np.sin(2 * np.pi * 1.3 * seconds) + 20 * np.sin(2 * np.pi * 11 * seconds)
+
+    psg = write_paused(tmp_path, kind, wave(256), 140, 75, sfreq_hz=256)
+    with pytest.warns(UserWarning):
+        night = read_recording(psg)
+    expected = by_the_clock(wave(100), 14000, 7500)
+    lost = np.isnan(expected).any(axis=1)
+    assert (extract_features(night)["quality"] == np.where(lost, "nan", "ok")).all()
+    assert np.isnan(night.eeg_uv[lost]).all()
+    np.testing.assert_allclose(night.eeg_uv[~lost].ravel()[50:-50], expected[~lost].ravel()[50:-50], atol=1)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "brainvision"])
+def test_what_mne_has_opened_keeps_its_pause(tmp_path, kind):
+    raw = mne.io.read_raw(write_paused(tmp_path, kind, steps(10), 150, 120), verbose="error")
+    with pytest.warns(UserWarning, match="was paused"):
+        night = read_recording(raw)
+    expected = by_the_clock(steps(10), 15000, 12000)
+    np.testing.assert_allclose(night.eeg_uv, expected, atol=0.1)
+    assert (night.subject, night.recording) == ("night_raw" if kind == "fif" else "night",) * 2
+
+
+def test_several_pauses_are_added_up_before_they_are_rounded(tmp_path):
+    events = [(1000 * k + 0.5, "boundary", 50.4) for k in range(1, 11)]
+    with pytest.warns(UserWarning, match="5.04 s are missing"):
+        night = read_recording(write_eeglab(tmp_path / "n.set", steps(4), events))
+    assert np.isnan(night.eeg_uv).sum() == 504
+
+
+def unknown_pauses(folder):
+    """Recordings in which something was left out after 150 s, and nobody wrote down how much."""
+    dated = ("New Segment", "", 0, date(0))
+    for i, marker in enumerate(
+        [
+            ("New Segment", "", 15000, ""),
+            ("New Segment", "", 15000, "0" * 20),
+            ("Comment", "boundary", 15000, 0),
+        ]
+    ):
+        yield write_brainvision(folder / f"b{i}", steps(10), [dated, marker])
+    yield mne.io.read_raw(write_paused(folder, "brainvision", steps(10), 150, 60), verbose="error")
+    for i, (kind, duration) in enumerate([("boundary", 0.0), ("boundary", np.nan), (-99, 0.0)]):
+        yield write_eeglab(folder / f"e{i}.set", steps(10), [(15000.5, kind, duration)])
+    joined = mne.concatenate_raws([as_raw(steps(5)), as_raw(steps(5))], verbose="error")
+    joined.save(folder / "joined_raw.fif", verbose="error")
+    yield joined
+    yield folder / "joined_raw.fif"
+    edf = write_psg(folder / "edge.edf", {"EEG Fpz-Cz": steps(10)})
+    notes = [edfio.EdfAnnotation(150, None, "EDGE boundary")]
+    edfio.Edf(list(edfio.read_edf(edf).signals), annotations=notes, **header(EVENING)).write(edf)
+    yield edf
+
+
+def test_a_pause_of_unknown_length_is_refused_and_its_parts_are_read(tmp_path):
+    n_cases = 0
+    for psg in unknown_pauses(tmp_path):
+        with pytest.raises(ValueError, match="paused 150 s after .* not known for how long.*EDF.D.*crop"):
+            read_recording(psg)
+        raw = psg if isinstance(psg, mne.io.BaseRaw) else mne.io.read_raw(psg, verbose="error")
+        np.testing.assert_allclose(
+            read_recording(raw.copy().crop(150)).eeg_uv.ravel(),
+            raw.get_data([0], start=15000)[0] * 1e6,
+            atol=0.1,
+        )
+        n_cases += 1
+    assert n_cases == 10
+
+
+@pytest.mark.parametrize(
+    ("onsets_s", "message"),
+    [
+        ([0, 10, 20, 15, 25, 35], "paused 30 s after its first sample, for -15 s"),
+        ([0, 10, 20, 2e6, 2e6 + 10, 2e6 + 20], "at most a day. Correct the times"),
+    ],
+)
+def test_records_whose_times_cannot_be_are_refused(tmp_path, onsets_s, message):
+    with pytest.raises(ValueError, match=message):
+        read_recording(write_discontinuous(tmp_path / "night.edf", steps(2), onsets_s))
+
+
+@pytest.mark.parametrize("drift_s", [0, 0.004, -0.004])
+def test_what_is_called_discontinuous_and_is_not_is_read(tmp_path, drift_s):
+    psg = write_discontinuous(tmp_path / "night.edf", steps(4), 0.25 + (10 + drift_s) * np.arange(12))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert epochs_told(read_recording(psg)) == [0, 1, 2, 3]
+
+
+def test_a_segment_that_begins_where_the_one_before_ended_is_no_pause(tmp_path):
+    dates = [("New Segment", "", 0, date(0)), ("New Segment", "", 6000, date(59.8))]  # the clocks' drift
+    assert epochs_told(read_recording(write_brainvision(tmp_path / "n", steps(4), dates))) == [0, 1, 2, 3]
+
+
+def test_a_raw_that_begins_after_a_pause_has_no_clock(tmp_path):
+    raw = mne.io.read_raw(write_paused(tmp_path, "edf", steps(10), 150, 120), verbose="error")
+    with pytest.raises(ValueError, match="begins after a pause of .*Pass the path of the file"):
+        read_recording(raw.crop(200))
+
+
+# What MNE has opened
+
+
+def test_what_mne_has_opened_is_read_like_its_file_and_not_changed(tmp_path):
+    path = write_fif(tmp_path / "SC4012E0_raw.fif", steps(4), 100, first_sample=6000)
+    raw = mne.io.read_raw(path, preload=True, verbose="error")
+    raw.info["bads"] = ["EEG Fpz-Cz"]  # asked for by name, it is read
+    before = raw.get_data()
+    night, same = read_recording(raw, lights_off=30, gain=2), read_recording(path, lights_off=30, gain=2)
+    np.testing.assert_array_equal(night.eeg_uv, same.eeg_uv)
+    about = [(r.subject, r.recording, r.start, r.notes, r.channel) for r in (night, same)]
+    assert about[0] == about[1] and about[0][0] == 1
+    np.testing.assert_array_equal(raw.get_data(), before)
+    assert len(raw.ch_names) == 2
+    with pytest.raises(ValueError, match="no channel 'C4'. Present: 'EEG Fpz-Cz', 'EMG'"):
+        read_recording(raw, channel="C4")
+
+
+def test_what_comes_from_no_file_is_named_by_its_user():
+    night = read_recording(as_raw(steps(2)), subject=3, recording="nap")
+    assert (night.subject, night.recording) == (3, "nap")
+    assert read_recording(as_raw(steps(2))).recording == "unnamed"
+
+
+# Arrays
+
+
+@pytest.mark.parametrize(
+    ("factor", "cause"),
+    [
+        (1e-6, "factor 1e6"),
+        (1e-3, "factor 1e3"),
+        (1e3, "factor 1e-3"),
+        (1e6, "factor 1e-6"),
+    ],
+)
+@pytest.mark.parametrize("sfreq_hz", [100, 256])
+@pytest.mark.filterwarnings("ignore:.*resampled")
+def test_an_array_in_another_unit_is_refused(factor, cause, sfreq_hz):
+    array = factor * steps(3, 30 * sfreq_hz).reshape(3, -1)
+    with pytest.raises(ValueError, match=f"recording 'first' has a median peak-to-peak .*{cause}"):
+        Recording(array, sfreq_hz, None, "anna", "first", "C4-M1")
+
+
+def test_dead_epochs_do_not_tell_the_unit(tmp_path):
+    """An electrode that came off for most of the night is for the quality column to say."""
+    signal = steps(5)
+    signal[6000:] = 0
+    night = read_recording(write_psg(tmp_path / "night.edf", {"EEG Fpz-Cz": signal}))
+    assert extract_features(night)["quality"].value_counts().to_dict() == {"flat": 3, "ok": 2}
+
+
+def test_an_array_at_another_rate_is_resampled_with_a_message():
+    array = np.sin(2 * np.pi * 10 * np.arange(4 * 7680) / 256).reshape(4, -1) * 40
+    with pytest.warns(UserWarning, match="'first' was sampled at 256 Hz and is resampled") as caught:
+        night = Recording(array, 256, [0, 1, 2, 3], "anna", "first", "C4-M1")
+    assert len(caught) == 1 and caught[0].filename == __file__
+    assert night.sfreq_hz == 100 and night.notes == ("resampled from 256 to 100 Hz",)
+    seconds = np.arange(12000) / 100
+    inner = slice(100, -100)
+    np.testing.assert_allclose(
+        night.eeg_uv.ravel()[inner], 40 * np.sin(2 * np.pi * 10 * seconds)[inner], atol=0.4
+    )
+
+
+@pytest.mark.parametrize("sfreq_hz", [32, 63.9])
+def test_an_array_at_too_low_a_rate_is_refused(sfreq_hz):
+    with pytest.raises(ValueError, match="expected 100 Hz or at least 64"):
+        Recording(np.zeros((2, round(30 * sfreq_hz))), sfreq_hz, None, "anna", "first", "C4-M1")
+
+
+@pytest.mark.filterwarnings("ignore:.*resampled")
+def test_lost_and_clipped_epochs_of_an_array_cost_themselves_only():
+    array = steps(6, 7680).reshape(6, -1) + 200
+    whole = Recording(array, 256, None, "anna", "first", "C4-M1")
+    array[1], array[3, 17] = np.nan, np.inf
+    array[5, 1000:1400] = array[5].max()
+    night = Recording(array, 256, None, "anna", "first", "C4-M1")
+    table = extract_features(night)
+    assert table["quality"].tolist() == ["ok", "nan", "ok", "nan", "ok", "clipped"]
+    for epoch in (0, 2, 4):
+        np.testing.assert_allclose(night.eeg_uv[epoch, 100:-100], whole.eeg_uv[epoch, 100:-100], atol=1)
 
 
 # Other epoch positions
@@ -464,11 +763,11 @@ def test_file_cut_within_its_signal_is_read_as_far_as_it_goes(psg):
     assert night.notes[0].startswith("the file holds 4") and "of the 600 s that its header" in night.notes[0]
 
 
-def test_discontinuous_recording_is_refused(psg):
+def test_a_discontinuous_recording_without_times_is_refused(psg):
     content = bytearray(psg.read_bytes())
     content[192:197] = b"EDF+D"
     psg.write_bytes(content)
-    with pytest.raises(ValueError, match="discontinuous"):
+    with pytest.raises(ValueError, match="marked as discontinuous, and has no annotations"):
         read_recording(psg)
 
 
