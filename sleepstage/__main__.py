@@ -126,15 +126,17 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _stage(options: argparse.Namespace) -> None:
+    from .evaluate import answered, most_probable_stages, stage_names
     from .features import extract_features
     from .recording import read_recording
     from .stager import Stager
 
-    night = read_recording(options.psg, channel=options.channel)
-    hypnodensity = Stager.from_pretrained(options.adapter).predict_proba(extract_features(night))
-    hypnodensity.insert(0, "predicted", hypnodensity.idxmax(axis=1))
-    hypnodensity.to_csv(options.out)
-    print(f"{night.n_epochs} epochs staged: {options.out}")
+    table = extract_features(read_recording(options.psg, channel=options.channel))
+    proba = Stager.from_pretrained(options.adapter).predict_proba(table)
+    staged = proba.assign(quality=table["quality"])
+    staged.insert(0, "predicted", stage_names(most_probable_stages(proba)))
+    staged.to_csv(options.out)
+    print(f"{answered(proba).sum()} of {len(proba)} epochs staged: {options.out}")
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -198,6 +200,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     from .cohort import evaluate_cohort
     from .dataset import load_table, save_table
     from .evaluate import report
+    from .features import META_COLUMNS
     from .splits import partition_subjects, recut
 
     if not options.adapter and (options.untuned or options.fit_prior or options.nf4 is not None):
@@ -217,7 +220,8 @@ def _evaluate(options: argparse.Namespace) -> None:
         answers = [
             hypnodensities[name].add_prefix(f"{name} ") for name in ("llm", "baseline") if name in results
         ]
-        save_table(pd.concat(answers, axis=1).round(4).assign(stage=table["stage"]), options.hypnodensities)
+        beside = table.filter(items=META_COLUMNS)
+        save_table(pd.concat([*answers, beside], axis=1).round(4), options.hypnodensities)
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     models = {name: results[name] for name in ("llm", "baseline") if name in results}

@@ -27,12 +27,14 @@ _REACH = len(_CENTRED) // 2  # no other window or neighbour reaches further
 def majority_baseline(train_table: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     """Answer every epoch of `table` with the stage frequencies of `train_table`.
 
-    Returns a hypnodensity (n_epochs, 5) with `table`'s index and the same distribution in every row.
-    Raises ValueError when `train_table` has no scored epoch.
+    Returns a hypnodensity (n_epochs, 5) with `table`'s index and the same distribution in every row, but NaN
+    where an epoch of `table` has no feature. Raises ValueError when `train_table` has no scored epoch that
+    has one.
     """
     codes = _training_stages(train_table)
     frequencies = np.bincount(codes[codes != UNSCORED], minlength=len(STAGES)) / (codes != UNSCORED).sum()
-    return pd.DataFrame(np.tile(frequencies, (len(table), 1)), index=table.index, columns=list(STAGES))
+    proba = np.where(_measured(table)[:, None], frequencies, np.nan)
+    return pd.DataFrame(proba, index=table.index, columns=list(STAGES))
 
 
 def gradient_boosting_baseline(
@@ -48,7 +50,8 @@ def gradient_boosting_baseline(
     Parameters
     ----------
     train_table, table : DataFrame
-        Feature tables with the same feature columns. Unscored epochs serve as context only.
+        Feature tables with the same feature columns. Unscored epochs serve as context only. An epoch
+        without any feature is neither learned from nor answered, as with the language model.
     seed : int
         Seed of scikit-learn's ``HistGradientBoostingClassifier``.
     max_iter, learning_rate, max_leaf_nodes : int, float, int
@@ -57,12 +60,12 @@ def gradient_boosting_baseline(
     Returns
     -------
     DataFrame, shape (n_epochs, 5)
-        Probabilities; 0 for a stage that `train_table` does not have.
+        Probabilities; 0 for a stage that `train_table` does not have, NaN where no feature is known.
 
     Raises
     ------
     ValueError
-        When the columns differ, or `train_table` has no scored epoch.
+        When the columns differ, or `train_table` has no scored epoch that has a feature.
 
     See Also
     --------
@@ -83,7 +86,9 @@ def gradient_boosting_baseline(
     trees.fit(seen[codes != UNSCORED], codes[codes != UNSCORED])
     proba = trees.predict_proba(context_features(table)[seen.columns])
     known = [STAGES[code] for code in trees.classes_]
-    return pd.DataFrame(proba, index=table.index, columns=known).reindex(columns=list(STAGES), fill_value=0.0)
+    proba = pd.DataFrame(proba, table.index, known).reindex(columns=list(STAGES), fill_value=0.0)
+    proba[~_measured(table)] = np.nan
+    return proba
 
 
 def context_features(table: pd.DataFrame) -> pd.DataFrame:
@@ -133,10 +138,18 @@ def context_features(table: pd.DataFrame) -> pd.DataFrame:
 def _training_stages(train_table: pd.DataFrame) -> np.ndarray:
     if "stage" not in train_table:
         raise ValueError("the training table has no column 'stage'; train on recordings with a hypnogram")
-    codes = train_table["stage"].to_numpy()
+    codes = np.where(_measured(train_table), train_table["stage"], UNSCORED)
     if not (codes != UNSCORED).any():
-        raise ValueError(f"none of the training table's {len(codes)} epochs is scored; nothing to learn from")
+        raise ValueError(
+            f"none of the training table's {len(codes)} epochs is scored and has a feature; "
+            "nothing to learn from"
+        )
     return codes
+
+
+def _measured(table: pd.DataFrame) -> np.ndarray:
+    """Mark the epochs that have at least one feature; the others get no stage."""
+    return np.isfinite(table[feature_columns(table)].to_numpy(float)).any(axis=1)
 
 
 def _check_same_features(train_table: pd.DataFrame, table: pd.DataFrame) -> None:

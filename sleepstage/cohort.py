@@ -14,7 +14,7 @@ import pandas as pd
 from .baselines import gradient_boosting_baseline
 from .dataset import load_table
 from .download import DATA_DIR
-from .evaluate import confusion, score
+from .evaluate import answered, confusion, score
 from .smoothing import HypnogramPrior, cross_fitted
 from .splits import check_no_leakage
 from .stager import Stager
@@ -92,7 +92,11 @@ def evaluate_cohort(
 def kappa_difference_ci(
     stages: pd.Series, proba: pd.DataFrame, other: pd.DataFrame, n_resamples: int = N_RESAMPLES, seed: int = 0
 ) -> list[float]:
-    """Give the 95 % interval of one model's kappa minus another's, on the same resampled people."""
+    """Give the 95 % interval of one model's kappa minus another's, on the same resampled people.
+
+    Compared are the epochs that both models answered.
+    """
+    stages = stages.where(answered(proba) & answered(other), UNSCORED)
     one, two = (_resampled_kappas(stages, values, n_resamples, seed) for values in (proba, other))
     return _interval(one - two)
 
@@ -143,28 +147,40 @@ def cohort_figures(
     Returns
     -------
     dict
-        The pooled figures, ``n_subjects``, ``kappa_ci`` (95 %, percentile bootstrap over subjects; Efron &
-        Tibshirani, 1993), and ``per_subject`` and ``per_night`` (named ``subject/recording``): the kappa,
-        accuracy and number of epochs of each.
+        The pooled figures, ``n_subjects`` (those with an epoch that was compared), ``kappa_ci`` (95 %,
+        percentile bootstrap over subjects; Efron & Tibshirani, 1993), and ``per_subject`` and ``per_night``
+        (named ``subject/recording``): the kappa, accuracy, ``n_epochs`` and ``n_unanswered`` of each. A night
+        without any answer is listed, with a kappa and an accuracy of None.
     """
     scored = stages[stages != UNSCORED]
     figures = score(stages, proba)
-    figures["n_subjects"] = scored.index.get_level_values("subject").nunique()
+    figures["n_subjects"] = proba.index[answered(proba) & (stages != UNSCORED)].unique("subject").size
     figures["kappa_ci"] = _interval(_resampled_kappas(stages, proba, n_resamples, seed))
     subjects = scored.index.get_level_values("subject").astype(str)
     nights = subjects + "/" + scored.index.get_level_values("recording").astype(str)
     for name, group in (("per_subject", subjects), ("per_night", nights)):
-        parts = {key: score(part, proba.loc[part.index]) for key, part in scored.groupby(group)}
         figures[name] = {
-            key: {f: part[f] for f in ("kappa", "accuracy", "n_epochs")} for key, part in parts.items()
+            key: _short_figures(part, proba.loc[part.index]) for key, part in scored.groupby(group)
         }
     return figures
 
 
+def _short_figures(stages: pd.Series, proba: pd.DataFrame) -> dict:
+    figures = {"kappa": None, "accuracy": None, "n_epochs": 0, "n_unanswered": len(stages)}
+    if answered(proba).any():
+        whole = score(stages, proba)
+        figures = {name: whole[name] for name in figures}
+    return figures
+
+
 def _resampled_kappas(stages: pd.Series, proba: pd.DataFrame, n_resamples: int, seed: int) -> np.ndarray:
-    """Draw subjects with replacement, the same for every model of a seed, and give each draw's kappa."""
+    """Draw subjects with replacement, the same for every model of a seed, and give each draw's kappa.
+
+    Subjects without an epoch to compare are not drawn.
+    """
     groups = stages.groupby(level="subject")
     matrices = np.stack([confusion(part, proba.loc[part.index]).to_numpy() for _, part in groups])
+    matrices = matrices[matrices.any(axis=(1, 2))]
     n = len(matrices)
     times_drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_resamples)
     return _kappas(np.tensordot(times_drawn, matrices, axes=1))

@@ -11,7 +11,14 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from .base_model import prepare
-from .evaluate import gradient_boosting_baseline, majority_baseline, most_probable_stages, report, score
+from .evaluate import (
+    gradient_boosting_baseline,
+    majority_baseline,
+    most_probable_stages,
+    report,
+    score,
+    stage_names,
+)
 from .features import extract_features
 from .plots import plot_confusion_matrix, plot_hypnogram_comparison
 from .prompts import PromptSpec, default_digits
@@ -19,7 +26,7 @@ from .qlora import TrainingConfig, finetune
 from .recording import Recording, load_demo
 from .splits import split_blocks
 from .stager import Stager
-from .stages import STAGES, UNSCORED
+from .stages import STAGES
 
 log = logging.getLogger(__name__)
 
@@ -127,8 +134,9 @@ def _write(
             "epoch": table.index.get_level_values("epoch"),
             "time": night.clock_times(),
             "split": split.to_numpy(),
-            "expert": _names(table["stage"]),
-            "predicted": _names(predicted),
+            "expert": stage_names(table["stage"]),
+            "predicted": stage_names(predicted),
+            "quality": table["quality"].to_numpy(),
         }
     )
     hypnogram[list(STAGES)] = proba.to_numpy().round(4)
@@ -140,10 +148,6 @@ def _write(
     _save_figure(axes[0].figure, out / "hypnogram.png")
     axes = plot_confusion_matrix(table["stage"][is_test], proba[is_test])
     _save_figure(axes.figure, out / "confusion_matrix.png")
-
-
-def _names(codes: pd.Series) -> list[str]:
-    return ["" if code == UNSCORED else STAGES[code] for code in codes]
 
 
 def _save_figure(figure: plt.Figure, path: Path) -> None:

@@ -93,7 +93,8 @@ def plot_what_if(
     Parameters
     ----------
     before, after : ndarray, shape (5,)
-        Probabilities of W, N1, N2, N3, REM, for instance from :meth:`sleepstage.Stager.answer`.
+        Probabilities of W, N1, N2, N3, REM, for instance from :meth:`sleepstage.Stager.answer`; five NaN,
+        where there is no answer, are not drawn.
     title : str, optional
         What was changed.
     ax : Axes, optional
@@ -196,28 +197,31 @@ def _plot_percentiles(table: pd.DataFrame, row: int, spec: PromptSpec, ax: Axes)
     dress(ax, x=f"Percentile in the night{people}")
 
 
-def _answer_at(hypnodensity: pd.DataFrame | None, epoch: int) -> np.ndarray | None:
-    if hypnodensity is None:
-        return None
-    found = hypnodensity[hypnodensity.index.get_level_values("epoch") == epoch]
-    return proba_array(found)[0] if len(found) else None
+def _answer_at(hypnodensity: pd.DataFrame | None, epoch: int) -> np.ndarray:
+    """The model's probabilities; NaN if there is no model, or it has no answer for that epoch."""
+    if hypnodensity is not None:
+        found = hypnodensity[hypnodensity.index.get_level_values("epoch") == epoch]
+        if len(found):
+            return proba_array(found)[0]
+    return np.full(len(STAGES), np.nan)
 
 
-def _plot_answer(proba: np.ndarray | None, expert: str, ax: Axes) -> None:
+def _plot_answer(proba: np.ndarray, expert: str, ax: Axes) -> None:
     """The model's bars, if it answered, and a frame around the expert's stage."""
-    _bars(np.zeros(len(STAGES)) if proba is None else proba, ax, written=proba is not None)
+    _bars(proba, ax)
     if expert in STAGES:
         place = HYPNOGRAM_ORDER.index(expert)
         ax.axhspan(place - 0.47, place + 0.47, facecolor="none", edgecolor=INK, linewidth=3)
-    dress(ax, x="Model's probability" if proba is not None else "No model's answer", title="Frame: expert")
+    label = "No model's answer" if np.isnan(proba).any() else "Model's probability"
+    dress(ax, x=label, title="Frame: expert")
 
 
-def _bars(proba: np.ndarray, ax: Axes, written: bool = True) -> None:
+def _bars(proba: np.ndarray, ax: Axes) -> None:
     in_order = [proba[STAGE_CODES[stage]] for stage in HYPNOGRAM_ORDER]
     colors = [STAGE_COLORS[stage] for stage in HYPNOGRAM_ORDER]
     bars = ax.barh(HYPNOGRAM_ORDER, in_order, color=colors, edgecolor=INK, height=0.75)
-    if written:
-        ax.bar_label(bars, [f"{100 * value:.0f} %" for value in in_order], padding=8, fontsize=TEXT_PT)
+    percents = ["" if np.isnan(value) else f"{100 * value:.0f} %" for value in in_order]
+    ax.bar_label(bars, percents, padding=8, fontsize=TEXT_PT)
     ax.set(xlim=(0, 1.18), ylim=(len(STAGES) - 0.5, -0.5), xticks=(0, 0.5, 1))
 
 

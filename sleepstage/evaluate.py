@@ -21,6 +21,7 @@ from .baselines import context_features, gradient_boosting_baseline, majority_ba
 from .stages import STAGES, UNSCORED
 
 __all__ = [
+    "answered",
     "confusion",
     "context_features",
     "gradient_boosting_baseline",
@@ -30,6 +31,7 @@ __all__ = [
     "report",
     "score",
     "stage_codes",
+    "stage_names",
 ]
 
 _CODES = range(len(STAGES))
@@ -44,19 +46,23 @@ def score(stages: ArrayLike, proba: pd.DataFrame | ArrayLike) -> dict:
     stages : array-like of int, shape (n_epochs,)
         The expert's stage codes. Epochs with -1 are left out.
     proba : DataFrame or array, shape (n_epochs, 5)
-        Probabilities. A DataFrame's columns are found by name; an array's are W, N1, N2, N3, REM.
+        Probabilities. A DataFrame's columns are found by name; an array's are W, N1, N2, N3, REM. A row with
+        NaN is no answer.
 
     Returns
     -------
     dict
         ``accuracy``, ``balanced_accuracy``, ``macro_f1``, ``kappa`` (Cohen, 1960), ``f1``, ``precision`` and
-        ``recall`` (one value a stage, in the order of ``STAGES``), ``log_loss`` in nats, ``ece`` and
-        ``n_epochs``. Plain Python numbers and lists, ready for JSON; what is undefined is None.
+        ``recall`` (one value a stage, in the order of ``STAGES``), ``log_loss`` in nats, ``ece``,
+        ``n_epochs`` (those compared: scored, and with an answer) and ``n_unanswered`` (scored, but without an
+        answer: they count in no other figure). Plain Python numbers and lists, ready for JSON; what is
+        undefined is None.
 
     Raises
     ------
     ValueError
-        When lengths, columns or codes do not fit, no epoch is scored, or a row is not a distribution.
+        When lengths, columns or codes do not fit, no epoch is scored, none of the scored ones has an answer,
+        or a row is not a distribution.
 
     Notes
     -----
@@ -64,7 +70,7 @@ def score(stages: ArrayLike, proba: pd.DataFrame | ArrayLike) -> dict:
     accuracy, macro-F1) leave it out. A stage that the model never gave has no precision, and an F1 of 0.
     Kappa is undefined when expert and model both know one and the same stage only.
     """
-    truth, proba = _scored_epochs(stages, proba)
+    truth, proba, n_unanswered = _compared_epochs(stages, proba)
     predicted = proba.argmax(axis=1)
     precision, recall, f1, support = precision_recall_fscore_support(
         truth, predicted, labels=_CODES, zero_division=np.nan
@@ -81,6 +87,7 @@ def score(stages: ArrayLike, proba: pd.DataFrame | ArrayLike) -> dict:
         "log_loss": float(log_loss(truth, proba, labels=_CODES)),
         "ece": _expected_calibration_error(truth, proba),
         "n_epochs": len(truth),
+        "n_unanswered": n_unanswered,
     }
 
 
@@ -97,7 +104,7 @@ def confusion(stages: ArrayLike, predicted: pd.DataFrame | ArrayLike) -> pd.Data
     Returns
     -------
     DataFrame of int, shape (5, 5)
-        Expert in rows, model in columns. Epochs that either of them left unscored are not counted.
+        Expert in rows, model in columns. Epochs that either of them left without a stage are not counted.
 
     Raises
     ------
@@ -140,6 +147,7 @@ def report(results: dict[str, dict]) -> pd.DataFrame:
         pd.DataFrame.from_dict(rows, orient="index", columns=list(headings.values())).astype(float).round(3)
     )
     table["epochs"] = [figures["n_epochs"] for figures in results.values()]
+    table["unanswered"] = [figures["n_unanswered"] for figures in results.values()]
     return table.rename_axis("model")
 
 
@@ -158,11 +166,22 @@ def stage_codes(stages: ArrayLike) -> np.ndarray:
     return codes.astype(np.int8)
 
 
+def stage_names(codes: ArrayLike) -> list[str]:
+    """Name the stages of codes (n_epochs,), for files; the name of -1 is empty."""
+    return ["" if code == UNSCORED else STAGES[code] for code in stage_codes(codes)]
+
+
 def most_probable_stages(proba: pd.DataFrame | ArrayLike) -> np.ndarray:
     """Turn a hypnodensity (n_epochs, 5) into stage codes, int8 (n_epochs,); rows with NaN become -1."""
-    values = proba_array(proba)
-    missing = np.isnan(values).any(axis=1)
-    return np.where(missing, UNSCORED, np.where(missing[:, None], 0, values).argmax(axis=1)).astype(np.int8)
+    return np.where(answered(proba), proba_array(proba).argmax(axis=1), UNSCORED).astype(np.int8)
+
+
+def answered(proba: pd.DataFrame | ArrayLike) -> np.ndarray:
+    """Mark the rows of a hypnodensity that are an answer, bool (n_epochs,).
+
+    The others hold NaN: those epochs cannot be measured, and have no stage.
+    """
+    return ~np.isnan(proba_array(proba)).any(axis=1)
 
 
 def proba_array(proba: pd.DataFrame | ArrayLike) -> np.ndarray:
@@ -179,13 +198,22 @@ def proba_array(proba: pd.DataFrame | ArrayLike) -> np.ndarray:
     return values
 
 
-def _scored_epochs(stages: ArrayLike, proba: pd.DataFrame | ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def _compared_epochs(
+    stages: ArrayLike, proba: pd.DataFrame | ArrayLike
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Give the stages and probabilities of the epochs to compare, and how many lack an answer."""
     _check_same_epochs(stages, proba)
     truth, values = stage_codes(stages), proba_array(proba)
     scored = truth != UNSCORED
     if not scored.any():
         raise ValueError(f"none of the {len(truth)} epochs is scored, so there is nothing to compare with")
-    return truth[scored], _normalized(values[scored])
+    compared = scored & answered(proba)
+    if not compared.any():
+        raise ValueError(
+            f"none of the {scored.sum()} scored epochs has an answer, so there is nothing to compare; look "
+            "at the feature table's column 'quality'"
+        )
+    return truth[compared], _normalized(values[compared]), int(scored.sum() - compared.sum())
 
 
 def _check_same_epochs(stages: ArrayLike, proba: pd.DataFrame | ArrayLike) -> None:
@@ -207,7 +235,7 @@ def _normalized(proba: np.ndarray) -> np.ndarray:
         row = [float(value) for value in proba[wrong.argmax()].round(4)]
         raise ValueError(
             f"{wrong.sum()} of {len(proba)} scored epochs have no probability distribution (first: {row}); "
-            "expected five numbers from 0 to 1 that sum to 1. Leave out epochs that have no prediction"
+            "expected five numbers from 0 to 1 that sum to 1, or five NaN where there is no answer"
         )
     return proba / totals
 

@@ -19,7 +19,7 @@ from scipy.optimize import minimize
 from sklearn.metrics import log_loss
 from sklearn.model_selection import GroupKFold
 
-from .evaluate import proba_array
+from .evaluate import answered, proba_array
 from .stages import STAGES, UNSCORED
 from .windows import segments
 
@@ -81,21 +81,37 @@ class HypnogramPrior:
     def apply(self, proba: pd.DataFrame) -> pd.DataFrame:
         """Give the hypnodensity (n_epochs, 5) after temperature and prior; nothing crosses a gap.
 
-        `proba` is indexed by ``(subject, recording, epoch)``.
+        `proba` is indexed by ``(subject, recording, epoch)``. A row without an answer (NaN) stays one. To
+        its neighbours it says nothing: its p(s | text)^(1/temperature) is π(s)^strength, as in a hidden
+        Markov model without that observation.
         """
-        runs = segments(proba)
+        known, shares = answered(proba)[:, None], np.asarray(self.shares)
         tempered = np.clip(proba_array(proba), _SMALLEST, None) ** (1 / self.temperature)
-        ratio = (np.asarray(self.transitions) / np.asarray(self.shares)) ** self.strength
-        smoothed = _forward_backward(tempered, ratio, runs)
+        emission = np.where(known, tempered, shares**self.strength)
+        ratio = (np.asarray(self.transitions) / shares) ** self.strength
+        smoothed = np.where(known, _forward_backward(emission, ratio, segments(proba)), np.nan)
         return pd.DataFrame(smoothed, index=proba.index, columns=list(STAGES))
 
     def fitted(self, stages: pd.Series, proba: pd.DataFrame) -> HypnogramPrior:
-        """Choose temperature and strength by the log-loss on scored epochs (Nelder & Mead, 1965)."""
-        scored = stages.to_numpy() != UNSCORED
+        """Choose temperature and strength by the log-loss on scored epochs (Nelder & Mead, 1965).
+
+        Epochs without an answer (NaN) are left out.
+
+        Raises
+        ------
+        ValueError
+            If no epoch is scored and has an answer.
+        """
+        compared = (stages.to_numpy() != UNSCORED) & answered(proba)
+        if not compared.any():
+            raise ValueError(
+                f"none of the {len(stages)} epochs is scored and has an answer, so no temperature can be "
+                "fitted; add nights whose signal can be measured"
+            )
 
         def loss(parameters: np.ndarray) -> float:
             smoothed = self._with(parameters).apply(proba).to_numpy()
-            return log_loss(stages.to_numpy()[scored], smoothed[scored], labels=range(len(STAGES)))
+            return log_loss(stages.to_numpy()[compared], smoothed[compared], labels=range(len(STAGES)))
 
         subjects = stages.index.unique("subject").tolist()
         best = minimize(loss, [0.0, 0.5], method="Nelder-Mead", options={"xatol": 0.01, "fatol": 1e-4})

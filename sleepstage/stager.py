@@ -7,6 +7,7 @@ words are read off and normalized: one forward pass answers for a whole window.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from .base_model import (
     quiet_libraries,
     set_reading,
 )
+from .evaluate import answered
 from .prompts import NIGHT, PromptSpec, label_token_ids, tokenizer_hash
 from .smoothing import HypnogramPrior
 from .stages import STAGES
@@ -133,13 +135,16 @@ class Stager:
         Returns
         -------
         pandas.DataFrame, shape (n_epochs, 5)
-            The hypnodensity: the table's index, the columns W, N1, N2, N3, REM; rows sum to 1.
+            The hypnodensity: the table's index, the columns W, N1, N2, N3, REM; rows sum to 1. An epoch that
+            cannot be measured (no digit of its line is known) gets no stage: its row is NaN, and a warning
+            says how many there are.
         """
         stride = stride or self.spec.default_stride
         proba = self._read(table, stride, windows_per_batch)
         again = _around_sleep(proba)
         if again.any():
             proba[again] = self._read(table[again], stride, windows_per_batch)
+        _warn_of_unanswered(table, proba)
         return self.prior.apply(proba) if with_prior and self.prior else proba
 
     def answer(self, levels: np.ndarray, row: int) -> np.ndarray:
@@ -156,7 +161,7 @@ class Stager:
         -------
         numpy.ndarray, shape (5,)
             The probabilities of W, N1, N2, N3, REM, as read: no other window is averaged in, and neither
-            temperature nor stage transitions are applied.
+            temperature nor stage transitions are applied. NaN where no digit of the epoch is known.
         """
         n_answers = self.spec.window - self.spec.look_ahead
         first = min(max(0, row - n_answers // 2), max(0, len(levels) - n_answers))
@@ -164,10 +169,11 @@ class Stager:
         window = cut_windows(lines, self.spec, self.tokenizer, np.array([0]))
         with quiet_libraries():
             proba = self._answer(window.input_ids, window.positions)
-        return proba[0, row - first + self.spec.look_ahead]
+        line = row - first + self.spec.look_ahead
+        return np.where(window.epochs[0, line] >= 0, proba[0, line], np.nan)
 
     def _read(self, table: pd.DataFrame, stride: int, windows_per_batch: int) -> pd.DataFrame:
-        """Read a table's nights once, window by window."""
+        """Read a table's nights once, window by window; NaN for epochs that no window answers for."""
         levels = self.spec.levels(table)
         total = np.zeros((len(table), len(STAGES)))
         answers = np.zeros((len(table), 1))
@@ -182,10 +188,11 @@ class Stager:
             windows = cut_windows(levels[run], self.spec, self.tokenizer, starts)
             with quiet_libraries():
                 proba = self._answer(windows.input_ids, windows.positions)
-            answered = windows.epochs >= 0
-            rows = run.start + windows.epochs[answered]
-            np.add.at(total, rows, proba[answered])
+            asked = windows.epochs >= 0
+            rows = run.start + windows.epochs[asked]
+            np.add.at(total, rows, proba[asked])
             np.add.at(answers, rows, 1)
+        answers[answers == 0] = np.nan
         return pd.DataFrame(total / answers, index=table.index, columns=list(STAGES))
 
     @torch.inference_mode()
@@ -226,12 +233,14 @@ def _card(adapter: Path) -> dict[str, Any]:
 def _around_sleep(proba: pd.DataFrame) -> np.ndarray:
     """Mark a night from half an hour before sleep to half an hour after, if more than an hour lies outside.
 
-    Wake in the middle of the night belongs to it, however long.
+    Wake in the middle of the night belongs to it, however long. Epochs without an answer are neither wake nor
+    sleep, and where most have none, nothing is known about sleep.
     """
     asleep = 1 - proba["W"]
     chosen = np.zeros(len(proba), dtype=bool)
     for rows in asleep.groupby(level=NIGHT, sort=False).indices.values():
-        dense = asleep.iloc[rows].rolling(DENSE_SLEEP, center=True, min_periods=1).mean() > 0.5
+        near = asleep.iloc[rows].rolling(DENSE_SLEEP, center=True, min_periods=DENSE_SLEEP // 2)
+        dense = near.mean() > 0.5
         if dense.any():
             asleep_at = np.flatnonzero(dense)
             first, last = max(0, asleep_at[0] - WAKE_MARGIN), asleep_at[-1] + WAKE_MARGIN
@@ -239,6 +248,19 @@ def _around_sleep(proba: pd.DataFrame) -> np.ndarray:
             if len(rows) - len(night) > LONG_WAKE:
                 chosen[night] = True
     return chosen
+
+
+def _warn_of_unanswered(table: pd.DataFrame, proba: pd.DataFrame) -> None:
+    without = ~answered(proba)
+    if not without.any():
+        return
+    reasons = table["quality"][without].value_counts() if "quality" in table else {}
+    why = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
+    warnings.warn(
+        f"{without.sum()} of {len(table)} epochs ({100 * without.mean():.0f} %) cannot be measured"
+        f"{f' ({why})' if why else ''} and get no stage.",
+        stacklevel=3,
+    )
 
 
 def _batched(starts: np.ndarray, size: int) -> list[np.ndarray]:

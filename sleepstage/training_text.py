@@ -36,16 +36,20 @@ def training_windows(
     -------
     datasets.Dataset
         ``input_ids`` and ``labels``: a stage's code at the last token of the line that answers for a
-        scored epoch, −100 everywhere else. With a ``teacher`` (see :func:`finetune`) also ``teacher``,
-        its five probabilities at those tokens, 0 everywhere else.
+        scored epoch that can be measured, −100 everywhere else. With a ``teacher`` (see :func:`finetune`)
+        also ``teacher``, its five probabilities at those tokens, 0 everywhere else.
 
     Raises
     ------
     ValueError
-        If no epoch of the table is scored, or the teacher says nothing about one that is.
+        If no epoch of the table is scored and measured, or the teacher says nothing about one that is.
     """
-    if not (table["stage"] != UNSCORED).any():
-        raise ValueError("no epoch of the training table is scored; training needs an expert's stages")
+    scored = (table["stage"] != UNSCORED).to_numpy()
+    if not (scored & (spec.levels(table) != MISSING).any(axis=1)).any():
+        raise ValueError(
+            "no epoch of the training table is scored and has a feature that the prompt needs; training "
+            "needs an expert's stages, and a signal that can be measured"
+        )
     rng = np.random.default_rng(seed)
     stride = spec.window - spec.look_ahead
     texts: list[dict[str, np.ndarray]] = []
@@ -53,7 +57,7 @@ def training_windows(
         one_pass = []
         nights = random_pieces(recut(table, rng, margin_epochs), rng, piece_share)
         levels, stages = blurred(spec.levels(nights), rng, blur), nights["stage"].to_numpy()
-        proba = None if teacher is None else _answers_for(teacher, nights)
+        proba = None if teacher is None else _answers_for(teacher, nights, levels)
         for run in segments(nights):
             starts = covering_starts(run.stop - run.start, spec, stride, offset=int(rng.integers(stride)))
             windows = cut_windows(levels[run], spec, tokenizer, starts)
@@ -89,10 +93,11 @@ def _window_labels(windows: Windows, stages: np.ndarray) -> np.ndarray:
     return labels
 
 
-def _answers_for(teacher: pd.DataFrame, nights: pd.DataFrame) -> np.ndarray:
-    """Give the teacher's probabilities (n_epochs, 5) for a table's epochs."""
+def _answers_for(teacher: pd.DataFrame, nights: pd.DataFrame, levels: np.ndarray) -> np.ndarray:
+    """Give the teacher's probabilities (n_epochs, 5) for a table's epochs; none where no level is known."""
     proba = teacher[list(STAGES)].reindex(nights.index).to_numpy(np.float32)
-    missing = np.isnan(proba).any(axis=1) & (nights["stage"] != UNSCORED).to_numpy()
+    asked = (nights["stage"] != UNSCORED).to_numpy() & (levels != MISSING).any(axis=1)
+    missing = np.isnan(proba).any(axis=1) & asked
     if missing.any():
         subject, recording, epoch = nights.index[missing][0]
         raise ValueError(

@@ -184,7 +184,7 @@ class WhatIf(_WithStill):
     digit, level : ipywidgets
         Which digit, counted from 0, and what it becomes. Choosing another digit puts the first one back.
     proba : ndarray, shape (5,)
-        The model's answer to what is chosen.
+        The model's answer to what is chosen; NaN where no digit is known.
     text, picture : ipywidgets
         What is shown: the line before and after, and :func:`sleepstage.plot_what_if` as PNG.
     """
@@ -225,12 +225,16 @@ class WhatIf(_WithStill):
             np.stack([self._levels[self._row], changed[self._row]]), spec, [self._epoch, "what if"]
         )
         moved = "   ".join(
-            f"{stage} {100 * was:.1f} → {100 * now:.1f} %"
+            f"{stage} {_percent(was)} → {_percent(now)} %"
             for stage, was, now in zip(STAGES, self._before, self.proba, strict=True)
         )
         self.text.value = f'{lines}<pre style="font-size:16px">{moved}</pre>'
         title = f"{digit_name(spec.digits[digit])}: {own} → {level}"
         self.picture.value = _png(plot_what_if(self._before, self.proba, title).figure)
+
+
+def _percent(share: float) -> str:
+    return "–" if np.isnan(share) else f"{100 * share:.1f}"
 
 
 def _png(figure: Figure) -> bytes:

@@ -28,7 +28,8 @@ class Windows:
     ----------
     input_ids : int64 (n_windows, n_tokens)
     epochs : int64 (n_windows, window)
-        The epoch (counted from the run's start) that each line answers for, −1 where it is none.
+        The epoch (counted from the run's start) that each line answers for, −1 where it is none: beyond the
+        run, and where no digit of the epoch is known.
     positions : int64 (window,)
         The token after which each line's answer is read: the line's last.
     """
@@ -42,19 +43,21 @@ def cut_windows(levels: np.ndarray, spec: PromptSpec, tokenizer: Any, starts: np
     """Cut windows of ``spec.window`` lines out of one run of epochs, beginning at the lines ``starts``.
 
     Lines beyond the run's end are all ``0`` (nothing is known there); they give the last epochs their
-    look-ahead, and fill the window of a short run. A text begins with the tokenizer's own first token,
-    if it has one.
+    look-ahead, and fill the window of a short run. An epoch whose own line is all ``0`` cannot be measured:
+    its neighbours are read with that line, and no line answers for it. A text begins with the tokenizer's
+    own first token, if it has one.
     """
-    n_epochs = len(levels)
-    n_lines = max(n_epochs + spec.look_ahead, int(np.max(starts)) + spec.window)
-    padding = np.full((n_lines - n_epochs, levels.shape[1]), MISSING, dtype=levels.dtype)
-    tokens = line_tokens(np.concatenate([levels, padding]), tokenizer)
+    n_lines = max(len(levels) + spec.look_ahead, int(np.max(starts)) + spec.window)
+    padding = np.full((n_lines - len(levels), levels.shape[1]), MISSING, dtype=levels.dtype)
+    levels = np.concatenate([levels, padding])
+    tokens = line_tokens(levels, tokenizer)
+    measured = (levels != MISSING).any(axis=1)
     lines = starts[:, None] + np.arange(spec.window)
     first = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     body = tokens[lines].reshape(len(starts), -1)
     input_ids = np.concatenate([np.tile(np.array(first, np.int64), (len(starts), 1)), body], axis=1)
     epochs = lines - spec.look_ahead
-    epochs = np.where((epochs >= starts[:, None]) & (epochs < n_epochs), epochs, -1)
+    epochs = np.where((epochs >= starts[:, None]) & measured[epochs], epochs, -1)
     positions = len(first) + np.arange(1, spec.window + 1) * tokens.shape[1] - 1
     return Windows(input_ids, epochs, positions)
 

@@ -29,6 +29,18 @@ def table(night):
 
 
 @pytest.fixture(scope="session")
+def dead_table(night):
+    """The shipped night's table, had the electrode been off from epoch 400 to 459: 60 epochs of zeros."""
+    from dataclasses import replace
+
+    import sleepstage as ss
+
+    eeg_uv = night.eeg_uv.copy()
+    eeg_uv[400:460] = 0
+    return ss.extract_features(replace(night, eeg_uv=eeg_uv))
+
+
+@pytest.fixture(scope="session")
 def smollm2_tokenizer():
     """The offline model's tokenizer: every digit is one token."""
     import sleepstage as ss

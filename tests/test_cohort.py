@@ -10,7 +10,7 @@ from sklearn.metrics import cohen_kappa_score
 
 import sleepstage as ss
 from sleepstage.__main__ import main
-from sleepstage.cohort import _kappas, cohort_figures, evaluate_cohort
+from sleepstage.cohort import _kappas, cohort_figures, evaluate_cohort, kappa_difference_ci
 from sleepstage.smoothing import HypnogramPrior
 
 
@@ -79,6 +79,26 @@ def test_unscored_epochs_count_nowhere(cohort, proba):
     assert "7" not in figures["per_subject"]
 
 
+def test_a_person_without_an_answer_is_listed_and_changes_no_figure_of_the_others(cohort, proba):
+    dead = cohort.index.get_level_values("subject") == 7
+    figures = cohort_figures(cohort["stage"], proba.mask(pd.Series(dead, proba.index)))
+    others = cohort_figures(cohort["stage"][~dead], proba[~dead])
+    assert (figures["n_epochs"], figures["n_unanswered"], figures["n_subjects"]) == (5600, 800, 7)
+    assert figures["per_subject"].pop("7") == {
+        "kappa": None, "accuracy": None, "n_epochs": 0, "n_unanswered": 800
+    }  # fmt: skip
+    assert figures["per_subject"] == others["per_subject"]
+    assert figures["kappa_ci"] == others["kappa_ci"] and figures["kappa"] == others["kappa"]
+
+
+def test_two_models_are_compared_on_the_epochs_that_both_answered(cohort, proba):
+    """The same answers but for some that are missing: no difference, whoever lacks them."""
+    part = proba.copy()
+    part[::3] = np.nan
+    assert kappa_difference_ci(cohort["stage"], proba, part) == [0, 0]
+    assert kappa_difference_ci(cohort["stage"], part, proba) == [0, 0]
+
+
 def test_nothing_asked_for_and_a_person_on_both_sides_are_refused(cohort):
     with pytest.raises(ValueError, match="nothing to score"):
         evaluate_cohort(cohort)
@@ -88,6 +108,9 @@ def test_nothing_asked_for_and_a_person_on_both_sides_are_refused(cohort):
 
 def test_train_and_evaluate_from_the_command_line(cohort, tmp_path, tiny_base, capsys):
     """The whole way on a table of ours, with a tiny base model in the offline model's place."""
+    cohort = cohort.assign(quality="ok")
+    off = cohort.xs("SC4051", level="recording", drop_level=False).index[100:110]
+    cohort.loc[off, ["std_uv", "quality"]] = np.nan, "zero"
     path = ss.save_table(cohort, tmp_path / "cohort.npz")
     adapter, result = tmp_path / "adapter", tmp_path / "figures.json"
     arguments = ["--table", str(path), "--adapter", str(adapter)]
@@ -105,8 +128,12 @@ def test_train_and_evaluate_from_the_command_line(cohort, tmp_path, tiny_base, c
     assert figures["llm"]["n_epochs"] < 1600  # recut
     assert figures["llm"]["epochs_per_second"] > 0
     assert figures["baseline"]["kappa"] > 0.3 > figures["llm"]["kappa"]
+    for model in models:
+        assert figures[model]["n_unanswered"] == 10 == figures[model]["per_subject"]["5"]["n_unanswered"]
     assert "baseline" in capsys.readouterr().out
     answers = ss.load_table(tmp_path / "night.npz")
+    assert answers.index[answers[list(ss.feature_columns(answers))].isna().all(axis=1)].equals(off)
+    assert answers.index[answers["quality"] == "zero"].equals(off)
     trees = answers[[f"baseline {stage}" for stage in ss.STAGES]].set_axis(list(ss.STAGES), axis=1)
     assert ss.score(answers["stage"], trees)["kappa"] == pytest.approx(figures["baseline"]["kappa"], abs=2e-3)
     prior = HypnogramPrior.load(adapter / "prior.json")

@@ -18,6 +18,7 @@ from sleepstage.evaluate import (
     report,
     score,
     stage_codes,
+    stage_names,
 )
 from sleepstage.stages import STAGES
 
@@ -97,6 +98,19 @@ def test_unscored_epochs_are_left_out_even_without_a_prediction():
     assert score([0, 2, -1], proba)["accuracy"] == 0.5
 
 
+def test_epochs_without_an_answer_are_counted_apart():
+    truth, given = [0, 0, 1, 2, 3, -1, -1], [0, 1, 1, 0, 3, 2, 2]
+    proba = sure(given)
+    proba[[3, 5]] = np.nan
+    figures = score(truth, proba)
+    assert (figures["n_epochs"], figures["n_unanswered"]) == (4, 1)
+    compared = score([0, 0, 1, 3], sure([0, 1, 1, 3]))
+    assert figures == compared | {"n_unanswered": 1}
+    assert report({"a": figures}).loc["a", ["epochs", "unanswered"]].tolist() == [4, 1]
+    counts = confusion(truth, proba)
+    assert counts.to_numpy().sum() == 4 and counts.loc["N2"].sum() == 0
+
+
 def test_stages_that_do_not_occur_leave_the_means_without_a_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -142,7 +156,12 @@ def test_half_precision_rows_count_as_distributions():
         ([0, 7], sure([0, 1]), "7.* is not a stage code"),
         (["W", "N1"], sure([0, 1]), "'W'.* is not a stage code"),
         ([0, 1], 2 * sure([0, 1]), "2 of 2 scored epochs"),
-        ([0, 1], sure([0, 1]) * [[1], [np.nan]], "1 of 2 scored epochs"),
+        ([0, 1], sure([0, 1]) * [[1], [-1]], "1 of 2 scored epochs"),
+        (
+            [0, 1, -1],
+            sure([0, 1, 2]) * [[np.nan], [np.nan], [1]],
+            "none of the 2 scored epochs has an answer",
+        ),
         ([0, 1], sure([0, 1])[:, :4], r"shape \(2, 4\)"),
         ([0], pd.DataFrame(sure([0]), columns=["W", "N1", "N2", "N3", "R"]), "'R'"),
         ([[0], [1]], sure([0, 1]), "one code an epoch"),
@@ -178,6 +197,12 @@ def test_report_has_a_row_a_model():
 
 def test_most_probable_stage_of_a_row_without_values_is_unscored():
     assert most_probable_stages(np.vstack([sure([3]), np.full((1, 5), np.nan)])).tolist() == [3, -1]
+
+
+def test_stages_become_names_and_no_stage_an_empty_one():
+    assert stage_names(np.array([4, -1, 0], np.int8)) == ["REM", "", "W"]
+    with pytest.raises(ValueError, match="not a stage code"):
+        stage_names([-2])
 
 
 def test_stage_codes_accept_lists_and_floats_without_fractions():
@@ -319,6 +344,23 @@ def test_trees_answer_with_five_columns_when_stages_are_missing(known):
     assert proba.columns.tolist() == list(STAGES)
     assert np.flatnonzero(proba.sum()).tolist() == list(known)
     np.testing.assert_allclose(proba.sum(axis=1), 1)
+
+
+@pytest.mark.parametrize("baseline", [gradient_boosting_baseline, majority_baseline])
+def test_baselines_have_no_answer_where_no_feature_is_known_and_do_not_learn_there(baseline):
+    settings = {"max_iter": 3} if baseline is gradient_boosting_baseline else {}
+    train, test = night(120), night(60, subject=2)
+    test.iloc[7, :2] = np.nan
+    test.iloc[9, 0] = np.nan
+    train.iloc[5:25, :2] = np.nan
+    proba = baseline(train, test, **settings)
+    assert np.flatnonzero(proba.isna().all(axis=1)).tolist() == [7]
+    np.testing.assert_allclose(proba.drop(proba.index[7]).sum(axis=1), 1)
+    otherwise = train.copy()
+    otherwise.iloc[5:25, -1] = (train["stage"].iloc[5:25] + 1) % 5
+    pd.testing.assert_frame_equal(baseline(otherwise, test, **settings), proba)
+    with pytest.raises(ValueError, match="scored and has a feature"):
+        baseline(train.iloc[5:25], test, **settings)
 
 
 def test_tables_that_do_not_fit_are_refused():

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import json
 
+import edfio
+import numpy as np
 import pandas as pd
 import pytest
 
+import sleepstage as ss
 from sleepstage import demo_paths
 from sleepstage.__main__ import main
 from sleepstage.demo import run_demo
@@ -28,6 +31,29 @@ def test_what_is_about_an_adapter_is_refused_without_one(flag, tmp_path, capsys)
 def test_prepare_says_where_the_model_is(capsys, smollm2_tokenizer):
     assert main(["prepare"]) == 0
     assert "smollm2-135m-instruct" in capsys.readouterr().out
+
+
+def test_staged_night_says_which_epochs_have_no_stage_and_why(tmp_path, tiny_base, table, night, capsys):
+    eeg_uv = night.eeg_uv.copy()
+    eeg_uv[400:460] = 0  # the file's steps have no exact zero, so it comes back as flat
+    signal = edfio.EdfSignal(eeg_uv.ravel(), night.sfreq_hz, label="C3", physical_dimension="uV")
+    edfio.Edf([signal]).write(tmp_path / "night.edf")
+    adapter = tmp_path / "adapter"
+    spec = ss.PromptSpec(digits=(ss.Digit("std_uv"), ss.Digit("mobility")), window=12, look_ahead=3)
+    config = ss.TrainingConfig(base=str(tiny_base), n_steps=1, nf4=False, lora_rank=4)
+    ss.finetune(table, spec, config, adapter)
+    command = ["stage", str(tmp_path / "night.edf"), "--channel", "C3", "--adapter", str(adapter)]
+    with pytest.warns(UserWarning, match=r"60 of 841 epochs \(7 %\) cannot be measured \(flat 60\)"):
+        assert main([*command, "--out", str(tmp_path / "night.csv")]) == 0
+    assert "781 of 841 epochs staged" in capsys.readouterr().out
+    staged = pd.read_csv(tmp_path / "night.csv")
+    names = list(ss.STAGES)
+    assert list(staged) == ["subject", "recording", "epoch", "predicted", *names, "quality"]
+    off = staged["epoch"].between(400, 459)
+    assert (staged["quality"] == np.where(off, "flat", "ok")).all()
+    assert staged.loc[off, ["predicted", *names]].isna().all(axis=None)
+    known = staged[~off]
+    assert (known["predicted"] == known[names].idxmax(axis=1)).all()
 
 
 @pytest.fixture(scope="module")

@@ -65,6 +65,39 @@ def test_a_certain_zero_does_not_end_in_nan():
     assert np.isfinite(a_prior(strength=1.0).apply(proba)).all(axis=None)
 
 
+def test_an_epoch_without_an_answer_is_an_observation_that_was_not_made():
+    """A hidden Markov model by its definition: π, A, and likelihoods p(s | text) / π(s), 1 where none is."""
+    prior = a_prior(strength=1.0)
+    shares, transitions = np.array(prior.shares), np.array(prior.transitions)
+    proba = hypnodensity(range(6))
+    proba.iloc[[0, 3, 4]] = np.nan
+    likelihood = np.nan_to_num(proba.to_numpy() / shares, nan=1.0)
+    total = np.zeros((6, 5))
+    for path in itertools.product(range(5), repeat=6):
+        weight = shares[path[0]] * np.prod([transitions[a, b] for a, b in itertools.pairwise(path)])
+        total[np.arange(6), path] += weight * np.prod(likelihood[np.arange(6), path])
+    expected = total / total.sum(axis=1, keepdims=True)
+    smoothed = prior.apply(proba)
+    assert_allclose(smoothed.iloc[[1, 2, 5]], expected[[1, 2, 5]], rtol=1e-9)
+    assert smoothed.iloc[[0, 3, 4]].isna().all(axis=None)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 2.0])
+def test_without_strength_an_epoch_without_an_answer_does_not_touch_its_neighbours(temperature):
+    proba = hypnodensity(range(8))
+    prior = a_prior(temperature=temperature)
+    whole = prior.apply(proba)
+    proba.iloc[3] = np.nan
+    assert_allclose(prior.apply(proba).drop(proba.index[3]), whole.drop(proba.index[3]), rtol=1e-9)
+
+
+def test_a_night_without_an_answer_stays_one():
+    proba = hypnodensity(range(8)) * np.nan
+    assert a_prior(strength=0.5).apply(proba).isna().all(axis=None)
+    with pytest.raises(ValueError, match="none of the 8 epochs is scored and has an answer"):
+        a_prior().fitted(pd.Series(0, index=proba.index), proba)
+
+
 def test_transitions_are_counted_between_neighbours_only():
     index = pd.MultiIndex.from_tuples(
         [(1, "a", 0), (1, "a", 1), (1, "a", 2), (1, "a", 7), (2, "b", 0), (2, "b", 1)],
@@ -111,6 +144,17 @@ def test_fitting_finds_the_temperature_and_the_use_of_the_transitions():
     assert 1.2 < fitted.temperature < 3 and fitted.strength > 0.5
     accuracy = [(p.to_numpy().argmax(1) == stages).mean() for p in (proba, fitted.apply(proba))]
     assert accuracy[1] > accuracy[0] + 0.1
+
+
+def test_epochs_without_an_answer_are_not_fitted_on():
+    """Whatever the expert called them; and cross-fitting leaves them as they are."""
+    proba, stages = people(3)
+    dead = np.arange(len(proba)) % 10 == 0
+    proba[dead] = np.nan
+    prior = HypnogramPrior.from_table(stages.to_frame())
+    other = stages.where(~dead, 4 - stages)
+    assert prior.fitted(other, proba) == prior.fitted(stages, proba)
+    assert (cross_fitted(prior, stages, proba).isna().all(axis=1) == dead).all()
 
 
 def test_a_persons_own_stages_do_not_change_their_cross_fitted_probabilities():

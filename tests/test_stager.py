@@ -198,3 +198,74 @@ def test_temperature_and_transitions_are_applied_unless_refused(stager, table, s
     as_read = stager.predict_proba(table)
     np.testing.assert_allclose(with_prior.predict_proba(table), prior.apply(as_read))
     np.testing.assert_array_equal(with_prior.predict_proba(table, with_prior=False), as_read)
+
+
+DEAD = slice(400, 460)
+
+
+@pytest.mark.parametrize("stride", [None, 1])
+def test_epochs_that_cannot_be_measured_get_no_stage_and_the_others_keep_theirs(stager, dead_table, stride):
+    """Wherever the windows lie: the others get theirs, next to the hole too."""
+    with pytest.warns(UserWarning, match=r"60 of 841 epochs \(7 %\) cannot be measured \(zero 60\)") as said:
+        proba = stager.predict_proba(dead_table, stride)
+    assert len(said) == 1
+    assert proba.iloc[DEAD].isna().all(axis=None)
+    others = proba.drop(proba.index[DEAD])
+    np.testing.assert_allclose(others.sum(axis=1), 1, atol=1e-6)
+    stages = ss.most_probable_stages(proba)
+    assert np.flatnonzero(stages == -1).tolist() == list(range(400, 460))
+
+
+def test_far_from_dead_epochs_answers_are_those_of_the_same_lines(stager, table, dead_table, spec):
+    """Cohort levels do not depend on the night's other epochs: beyond a window's reach, nothing changes."""
+    digits = tuple(ss.Digit(digit.column, "cohort") for digit in DIGITS)
+    reader = ss.Stager(
+        stager.model, stager.tokenizer, ss.PromptSpec.fit(table, digits, window=12, look_ahead=3)
+    )
+    before = reader.predict_proba(table)
+    with pytest.warns(UserWarning, match="get no stage"):
+        after = reader.predict_proba(dead_table)
+    far = np.r_[0:388, 472:841]
+    np.testing.assert_allclose(after.iloc[far], before.iloc[far], atol=1e-6)
+    assert np.abs(after.iloc[399] - before.iloc[399]).max() > 1e-4  # what follows is another text
+
+
+def test_a_night_without_a_measured_epoch_has_no_stage_at_all(stager, table):
+    nothing = table[ss.feature_columns(table)].astype(float) * np.nan
+    prior = replace(HypnogramPrior.from_table(table), temperature=2.0, strength=0.5)
+    with_prior = ss.Stager(stager.model, stager.tokenizer, stager.spec, prior=prior)
+    with pytest.warns(UserWarning, match=r"841 of 841 epochs \(100 %\) cannot be measured and get no stage"):
+        proba = with_prior.predict_proba(nothing)
+    assert (ss.most_probable_stages(proba) == -1).all()
+
+
+def test_transitions_go_on_over_dead_epochs_and_leave_them_without_a_stage(stager, table, dead_table):
+    prior = replace(HypnogramPrior.from_table(table), temperature=2.0, strength=0.5)
+    with_prior = ss.Stager(stager.model, stager.tokenizer, stager.spec, prior=prior)
+    with pytest.warns(UserWarning, match="get no stage"):
+        proba = with_prior.predict_proba(dead_table)
+    assert np.flatnonzero(proba.isna().any(axis=1)).tolist() == list(range(400, 460))
+
+
+def test_one_window_around_a_dead_epoch_has_no_answer_for_it(stager, dead_table, spec):
+    levels = spec.levels(dead_table)
+    assert np.isnan(stager.answer(levels, 430)).all()
+    assert stager.answer(levels, 399).sum() == pytest.approx(1)
+
+
+def test_dead_epochs_are_no_sleep(table, spec):
+    """An electrode that comes off in the morning does not prolong the night that is read again."""
+
+    class Dead(Reader):
+        def _read(self, table, stride, windows_per_batch):
+            proba = super()._read(table, stride, windows_per_batch)
+            return proba.where(table["std_uv"].notna(), np.nan, axis=0)
+
+    long = with_wake_around(table, 700, 800)
+    off = long.copy()
+    off.iloc[1700:, : len(ss.feature_columns(off))] = np.nan
+    readers = Dead(spec), Dead(spec)
+    readers[0].predict_proba(long)
+    with pytest.warns(UserWarning, match="641 of 2341"):
+        readers[1].predict_proba(off)
+    assert readers[0].given[1].index.equals(readers[1].given[1].index)

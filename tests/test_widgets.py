@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from base64 import b64decode
+from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
 
@@ -186,6 +187,21 @@ def test_answer_is_what_the_stager_says_where_windows_do_not_overlap(table, stag
     proba, levels = stager.predict_proba(night, stride=9), stager.spec.levels(night)
     for row in {0, n_epochs - 1}:
         np.testing.assert_allclose(stager.answer(levels, row), proba.iloc[row], atol=1e-5)
+
+
+def test_an_epoch_without_a_digit_has_no_answer_until_one_is_given(dead_table, stager):
+    widget = ss.what_if(dead_table, stager, 430)
+    assert np.isnan(widget.proba).all() and "W – → – %" in widget.text.value
+    widget.level.value = 7
+    assert widget.proba.sum() == pytest.approx(1) and "W – → " in widget.text.value
+    pixels(widget)
+
+
+def test_picture_of_a_dead_epoch_says_that_there_is_no_answer(night, dead_table, proba, stager):
+    dead = replace(night, eeg_uv=np.where(np.arange(841)[:, None] == 430, 0, night.eeg_uv))
+    figure = ss.plot_night_explorer(dead, dead_table, 430, proba.where(dead_table["std_uv"].notna(), axis=0))
+    assert "No model's answer" in [ax.get_xlabel() for ax in figure.axes]
+    figure.canvas.draw()
 
 
 def test_gap_in_the_night_is_not_read_across(table, stager):

@@ -5,6 +5,8 @@ import pandas as pd
 import pytest
 
 from sleepstage.prompts import Digit, PromptSpec
+from sleepstage.stages import STAGES
+from sleepstage.training_text import training_windows
 from sleepstage.windows import covering_starts, cut_windows, segments
 
 SPEC = PromptSpec(tuple(Digit("x") for _ in range(4)))
@@ -79,6 +81,31 @@ def test_without_a_first_token_of_its_own_the_text_begins_with_its_first_line(ll
     without = cut_windows(levels, SPEC, plain, np.array([0]))
     np.testing.assert_array_equal(without.input_ids, with_bos.input_ids[:, 1:])
     np.testing.assert_array_equal(without.positions, with_bos.positions - 1)
+
+
+def test_a_line_without_a_digit_is_read_but_no_line_answers_for_it(smollm2_tokenizer):
+    _, levels = numbered_night(60)
+    starts = covering_starts(60, SPEC, ANSWERED)
+    whole = cut_windows(levels, SPEC, smollm2_tokenizer, starts)
+    levels[[20, 59]] = 0
+    holed = cut_windows(levels, SPEC, smollm2_tokenizer, starts)
+    assert set(holed.epochs.ravel()) == {-1, *range(60)} - {20, 59}
+    same = ~np.isin(whole.epochs, [20, 59])
+    np.testing.assert_array_equal(holed.epochs[same], whole.epochs[same])
+    assert "".join(smollm2_tokenizer.batch_decode(holed.input_ids[0])).split(":")[20] == "0000"
+
+
+@pytest.mark.filterwarnings("ignore:.*less than two hours:UserWarning")
+def test_epochs_that_cannot_be_measured_are_not_learned_from(dead_table, smollm2_tokenizer):
+    """Whatever the expert called them, and though the teacher has no answer for them either."""
+    spec = PromptSpec((Digit("std_uv"), Digit("mobility")))
+    dead = dead_table["std_uv"].isna().to_numpy()
+    table = dead_table.assign(stage=np.where(dead, 4, 2).astype(np.int8))
+    teacher = pd.DataFrame(0.2, table.index, list(STAGES)).mask(table["std_uv"].isna())
+    texts = training_windows(table, spec, smollm2_tokenizer, 40, teacher=teacher)
+    assert set(np.unique(texts["labels"])) == {-100, 2}
+    with pytest.raises(ValueError, match="scored and has a feature"):
+        training_windows(table[dead], spec, smollm2_tokenizer, 1)
 
 
 @pytest.mark.parametrize("look_ahead", [0, 1, SPEC.window - 1])
