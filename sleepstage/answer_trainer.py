@@ -13,6 +13,8 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTTrainer
 
+from .base_model import check_finite
+
 IGNORED = -100  # what torch and trl call a position without a label
 
 
@@ -66,7 +68,28 @@ class AnswerTrainer(SFTTrainer):
             loss = total / num_items_in_batch * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
+    def training_step(self, *args, **kwargs):
+        """Take one step, and stop where nothing can be learned any more.
+
+        Only the loss is looked at: under float16 a *gradient* overflows now and then, the first ones most
+        of all, and the gradient scaler skips that step.
+        """
+        loss = super().training_step(*args, **kwargs)
+        if not torch.isfinite(loss):
+            raise ValueError(
+                f"step {self.state.global_step + 1}: the loss is {loss.item()}, at a learning rate of "
+                f"{self._get_learning_rate():.1e}, so the training was stopped. Try a third of the learning "
+                "rate, then more warm-up steps. If that does not help, the base model's numbers are too "
+                "large for this machine's precision: use a machine that computes in float32 or bfloat16. "
+                "The checkpoints from before hold good weights."
+            )
+        return loss
+
+    def create_model_card(self, *args, **kwargs):
+        """Write none: trl would put its README beside the checkpoints; ``train.json`` says more."""
+
     def _save_checkpoint(self, model, trial):
+        check_finite((name, weight) for name, weight in self.model.named_parameters() if weight.requires_grad)
         try:
             super()._save_checkpoint(model, trial)
         # A write that fails is a RuntimeError to torch and has a name of its own in safetensors.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import shutil
 import stat
 import tempfile
 import zipfile
@@ -99,9 +98,11 @@ def unpack(archive: Path, folder: Path, is_member: Callable[[str], bool]) -> Non
     Raises
     ------
     ValueError
-        If a member would leave the folder (an absolute path, ``..``, a link), or everything together is more
-        than :data:`UNPACKED_LIMIT_BYTES`. Nothing is written then.
+        If the folder exists, a member would leave it (an absolute path, ``..``, a link), or everything
+        together is more than :data:`UNPACKED_LIMIT_BYTES`. Nothing is written then.
     """
+    if folder.exists():
+        raise ValueError(f"{folder} exists already, so {archive} stays packed. Move the folder away first.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(archive) as content:
         members = content.infolist()
@@ -117,8 +118,6 @@ def unpack(archive: Path, folder: Path, is_member: Callable[[str], bool]) -> Non
             for member in members:
                 if is_member(member.filename):
                     content.extract(member, scratch)
-            if folder.exists():
-                shutil.rmtree(folder)
             (Path(scratch) / folder.name).replace(folder)
 
 

@@ -8,6 +8,7 @@ into an ordinary model folder.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import shutil
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ import pooch
 import torch
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, LlamaForCausalLM
+from transformers.utils import cached_file
 from transformers.utils import logging as hf_logging
 
 from .presets import OFFLINE_MODEL, detect
@@ -132,10 +134,42 @@ def load_base(base: str | Path, nf4: bool = True) -> Any:
         )
     with quiet_libraries():
         model = AutoModelForCausalLM.from_pretrained(location, config=config, **settings)
-        if comes_quantized and not nf4:
-            model = model.dequantize(preset.dtype)
+    if comes_quantized:
+        _compute_in(model, preset.dtype)
+        if not nf4:
+            with quiet_libraries():
+                model = model.dequantize(preset.dtype)
     model.config.use_cache = False  # windows are read in one pass; a cache would only take memory
     return model
+
+
+def _compute_in(model: Any, dtype: torch.dtype) -> None:
+    """Bring what a quantized checkpoint keeps unquantized to the machine's precision.
+
+    Embeddings, norms and head arrive in what they were saved in, whatever ``dtype`` says, and 4-bit weights
+    are unpacked to it.
+    """
+    for parameter in model.parameters():
+        if (state := getattr(parameter, "quant_state", None)) is not None:
+            state.dtype = dtype
+        elif parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
+
+
+def check_finite(weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Refuse weights that are NaN or infinite, so that they are never written.
+
+    Raises
+    ------
+    ValueError
+        With the first one's name.
+    """
+    for name, weight in weights:
+        if weight.is_floating_point() and not torch.isfinite(weight).all():
+            raise ValueError(
+                f"the weights {name} are NaN, infinite or too large for {weight.dtype}, so nothing was "
+                "written. The training went wrong: train again with a third of the learning rate."
+            )
 
 
 def set_reading(model: Any, two_way: bool) -> None:
@@ -151,21 +185,54 @@ def set_reading(model: Any, two_way: bool) -> None:
 
 
 def fingerprint(base: str | Path) -> str:
-    """Identify a base model's weights: SHA-256 over the tensors of a folder, name and commit on the hub.
+    """Identify a base model's weights: SHA-256 over its tensors, with their names.
 
     An adapter fits the weights it was trained on and no others, not even the same model dequantized from
-    another file.
+    another file. The same weights in a folder and on the hub are the same; the text beside them may change.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there are no weights in a format that transformers reads.
     """
-    location = Path(_locate(base))
-    if not location.is_dir():
-        return f"{base}@{AutoConfig.from_pretrained(str(base))._commit_hash}"
     digest = hashlib.sha256()
-    for file in sorted(location.glob("*.safetensors")):
+    for file in _weight_files(_locate(base)):
+        for name, tensor in _tensors(file):
+            digest.update(name.encode())
+            digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def architecture(base: str | Path) -> dict[str, Any]:
+    """Give settings of ``config.json`` with other values of which the same weights answer otherwise."""
+    config = AutoConfig.from_pretrained(_locate(base))
+    names = ("model_type", "hidden_act", "rms_norm_eps", "num_attention_heads", "num_key_value_heads")
+    return {name: getattr(config, name, None) for name in names}
+
+
+def _weight_files(location: str) -> list[Path]:
+    """Find a model's weights in a folder or the hub's cache, safetensors first, as transformers does."""
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        for listed in (name, f"{name}.index.json"):
+            found = cached_file(location, listed, _raise_exceptions_for_missing_entries=False)
+            if found and listed == name:
+                return [Path(found)]
+            if found:
+                parts = set(json.loads(Path(found).read_text(encoding="utf-8"))["weight_map"].values())
+                return [Path(cached_file(location, part)) for part in sorted(parts)]
+    raise FileNotFoundError(f"{location} has no weights: neither model.safetensors nor pytorch_model.bin")
+
+
+def _tensors(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Read a file's tensors one by one, in the order of their names."""
+    if file.suffix == ".safetensors":
         with safe_open(file, framework="pt") as tensors:
             for name in sorted(tensors.keys()):
-                digest.update(name.encode())
-                digest.update(tensors.get_tensor(name).contiguous().view(torch.uint8).numpy().tobytes())
-    return f"sha256:{digest.hexdigest()}"
+                yield name, tensors.get_tensor(name)
+    else:
+        mapped = zipfile.is_zipfile(file)  # PyTorch before 1.6 wrote another format
+        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+        yield from sorted(tensors.items())
 
 
 def _locate(base: str | Path) -> str:

@@ -3,37 +3,53 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
 
-from .base_model import quiet_libraries
+from .base_model import check_finite, quiet_libraries
 from .prompts import PromptSpec
 from .smoothing import HypnogramPrior
-from .stager import OWN_FILES, load_adapter
+from .stager import ADAPTER_FILES, OWN_FILES, load_adapter
+from .writing import Contents, check_replaceable, replacing
+
+ADAPTER = Contents("an adapter folder", ADAPTER_FILES.__contains__, "train.json")
+# What transformers writes for a model and its tokenizer, and we beside it.
+_MERGED_FILE = re.compile(
+    r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json"
+    r"|merges\.txt|tokenizer\.model|chat_template\.jinja|model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|"
+    + "|".join(map(re.escape, OWN_FILES))
+)
+MERGED = Contents("a merged model's folder", _MERGED_FILE.fullmatch, "train.json")
 
 
 def save_adapter(
     model: Any, folder: str | Path, spec: PromptSpec, prior: HypnogramPrior, card: dict[str, Any]
 ) -> None:
-    """Write an adapter folder whole: the weights, ``prompt.json``, ``prior.json`` and ``train.json``."""
+    """Write an adapter folder whole: the weights, ``prompt.json``, ``prior.json`` and ``train.json``.
+
+    Raises
+    ------
+    ValueError
+        If a weight is not finite, or the folder holds something else (:func:`sleepstage.writing.replacing`).
+    """
     model.peft_config["default"].base_model_name_or_path = str(card["base"])
-    adapter_weights = [parameter for name, parameter in model.named_parameters() if "lora_" in name]
-    for weight in adapter_weights:  # half the file; the model in hand gets the same rounded weights
-        weight.data = weight.data.half()
-    with _whole(Path(folder)) as scratch:
+    lora = {name: parameter for name, parameter in model.named_parameters() if "lora_" in name}
+    halves = {name: weight.data.half() for name, weight in lora.items()}
+    check_finite(halves.items())
+    for name, weight in lora.items():  # half the file; the model in hand gets the same rounded weights
+        weight.data = halves[name]
+    with replacing(folder, ADAPTER) as scratch:
         model.save_pretrained(scratch, save_embedding_layers=False)  # they are the base model's own
         (scratch / "README.md").unlink(missing_ok=True)  # peft's empty template
         _keep_only_what_is_set(scratch / "adapter_config.json")
         spec.save(scratch / "prompt.json")
         prior.save(scratch / "prior.json")
         (scratch / "train.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-    for weight in adapter_weights:
+    for weight in lora.values():
         weight.data = weight.data.float()
 
 
@@ -51,7 +67,7 @@ def merge(adapter: str | Path, folder: str | Path, base: str | Path | None = Non
     adapter : str or Path
         An adapter folder written by :func:`sleepstage.finetune`.
     folder : str or Path
-        The folder to write; what it held is replaced.
+        The folder to write; an earlier merged model there is replaced.
     base : str or Path, optional
         Where the base model lies, if not where it was in training.
 
@@ -60,14 +76,15 @@ def merge(adapter: str | Path, folder: str | Path, base: str | Path | None = Non
     FileNotFoundError
         If the adapter folder is incomplete.
     ValueError
-        If the base model is not the one that the adapter was trained on, or the folder is the adapter's own.
+        If the base model is not the one that the adapter was trained on; if the folder is the adapter's or
+        the base model's own, or holds something else than a merged model; if a merged weight is not finite.
     """
     adapter, folder = Path(adapter), Path(folder)
-    if folder.resolve() == adapter.resolve():
-        raise ValueError(f"the merged model would replace the adapter in {adapter}; name another folder")
-    model, tokenizer, _ = load_adapter(adapter, base, nf4=False)
-    with _whole(folder) as scratch, quiet_libraries():
+    check_replaceable(folder, MERGED, [adapter])  # before a large model is loaded
+    model, tokenizer, card = load_adapter(adapter, base, nf4=False)
+    with replacing(folder, MERGED, [adapter, base or card["base"]]) as scratch, quiet_libraries():
         merged = model.merge_and_unload()
+        check_finite(merged.named_parameters())
         merged.save_pretrained(scratch, save_original_format=False)  # not in NF4, if the base came so
         tokenizer.save_pretrained(scratch)
         for name in OWN_FILES:
@@ -104,19 +121,6 @@ def push(folder: str | Path, repo: str, token: str | None) -> str:
     hub = HfApi(token=token)
     hub.create_repo(repo, private=True, exist_ok=True)  # train.json names the people it learned from
     return str(hub.upload_folder(folder_path=folder, repo_id=repo))
-
-
-@contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
-    """Give an empty folder that takes the place of another one when it is complete."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        whole = Path(scratch) / folder.name
-        whole.mkdir()
-        yield whole
-        if folder.exists():
-            shutil.rmtree(folder)
-        whole.replace(folder)
 
 
 def _keep_only_what_is_set(config: Path) -> None:

@@ -142,6 +142,11 @@ def n_processes() -> int:
     return PartialState(cpu=not torch.cuda.is_available()).num_processes
 
 
+def is_first_process() -> bool:
+    """Say whether this process is the one that writes; without torchrun, it is."""
+    return n_processes() == 1 or PartialState().is_main_process
+
+
 def peak_memory_gib() -> float:
     """Give the most memory that was in use so far: tensors on the GPU, or without one this process's RAM."""
     if torch.cuda.is_available():

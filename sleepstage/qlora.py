@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,21 +24,23 @@ from trl import SFTConfig
 from .answer_trainer import AnswerTrainer
 from .base_model import (
     OFFLINE_MODEL,
+    architecture,
     fingerprint,
     load_base,
     load_tokenizer,
     quiet_libraries,
     set_reading,
 )
-from .checkpoints import MarkComplete, newest_complete
+from .checkpoints import CHECKPOINTS, MarkComplete, check_places, newest_complete
 from .dataset import data_fingerprint
-from .export import save_adapter
-from .presets import detect, n_processes
+from .export import ADAPTER, save_adapter
+from .presets import detect, is_first_process, n_processes
 from .prompts import PromptSpec, label_token_ids, tokenizer_hash
 from .smoothing import HypnogramPrior
 from .stager import load_adapter
 from .stages import STAGES, UNSCORED
 from .training_text import training_windows
+from .writing import check_replaceable, remove_ours
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,8 @@ def training_arguments(config: TrainingConfig, work: str | Path) -> SFTConfig:
         logging_steps=max(1, config.n_steps // 50),
         save_strategy="steps",
         save_steps=config.checkpoint_steps,
-        save_total_limit=2,
+        save_total_limit=None,  # MarkComplete keeps the newest by number; transformers would, by their dates
+        logging_nan_inf_filter=False,  # it would show a loss of NaN as 0
         report_to="none",  # wandb is preinstalled on Colab
         disable_tqdm=True,  # ours shows the loss beside the time that is left
         seed=config.seed,
@@ -231,16 +233,21 @@ def finetune(
     ------
     ValueError
         If the checkpoint to resume from belongs to another run
-        (:func:`sleepstage.checkpoints.newest_complete`).
+        (:func:`sleepstage.checkpoints.newest_complete`); if a folder to write holds something that we do not
+        write there, which is found before the training begins; if a loss is NaN or infinite.
     """
     adapter = Path(adapter)
     work = adapter.with_name(f"{adapter.name}-checkpoints")
+    copy_to = None if copy_to is None else Path(copy_to)
+    if is_first_process():
+        check_replaceable(adapter, ADAPTER, filter(None, [config.base, config.start_from]))
+        check_places(work, copy_to, resume)
     trainer = build_trainer(train_table, spec, config, work, teacher=teacher, copy_to=copy_to)
     if live and trainer.is_world_process_zero():
         trainer.add_callback(LiveCurve())
     if not resume and trainer.is_world_process_zero():
-        shutil.rmtree(work, ignore_errors=True)
-    places = [work] if copy_to is None else [work, Path(copy_to)]
+        remove_ours(work, CHECKPOINTS)
+    places = [work] if copy_to is None else [work, copy_to]
     checkpoint = newest_complete(places, trainer.run) if resume else None
     started = time.monotonic()
     with quiet_libraries():
@@ -250,7 +257,7 @@ def finetune(
     if trainer.is_world_process_zero():  # of several processes, one writes
         card = {**_card(trainer, train_table, config, curve, minutes), "taught": teacher is not None}
         save_adapter(trainer.model, adapter, spec, HypnogramPrior.from_table(train_table), card)
-        shutil.rmtree(work, ignore_errors=True)
+        remove_ours(work, CHECKPOINTS)
     return curve
 
 
@@ -299,7 +306,8 @@ def _card(trainer, train_table, config, curve, minutes) -> dict[str, Any]:
     tokenizer = trainer.processing_class
     return {
         "base": config.base,
-        "base_fingerprint": fingerprint(config.base),
+        "base_fingerprint": trainer.run["base weights"],
+        "base_architecture": architecture(config.base),
         "nf4": config.nf4,
         "tokenizer_hash": tokenizer_hash(tokenizer),
         "label_token_ids": trainer.label_ids,

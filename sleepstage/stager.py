@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from .base_model import (
     OFFLINE_MODEL,
+    architecture,
     fingerprint,
     load_base,
     load_tokenizer,
@@ -273,6 +274,8 @@ def _check_fits(adapter: Path, card: dict, base: str | Path, tokenizer: Any, spe
         "tokenizer": (card["tokenizer_hash"], tokenizer_hash(tokenizer)),
         "label tokens": (card["label_token_ids"], label_token_ids(spec.labels, tokenizer)),
     }
+    if "base_architecture" in card:  # adapters from before do not say
+        pairs["base model architecture"] = (card["base_architecture"], architecture(base))
     for what, (trained, found) in pairs.items():
         if trained != found:
             raise ValueError(

@@ -104,7 +104,14 @@ def _answers_for(teacher: pd.DataFrame, nights: pd.DataFrame, levels: np.ndarray
             f"the teacher has no probabilities for {missing.sum()} of the training epochs, the first being "
             f"epoch {epoch} of {recording} (subject {subject}); let it answer for every training night"
         )
-    return np.nan_to_num(proba)
+    proba = np.where(np.isnan(proba).any(axis=1, keepdims=True), 0, proba)
+    known = proba[proba.any(axis=1)]
+    if not ((known >= 0).all() and np.allclose(known.sum(axis=1), 1, atol=0.01)):
+        raise ValueError(
+            f"the teacher's answers lie between {known.min():g} and {known.max():g}, expected probabilities "
+            f"of {', '.join(STAGES)} that sum to 1 in each epoch"
+        )
+    return proba
 
 
 def _window_answers(windows: Windows, proba: np.ndarray) -> np.ndarray:

@@ -1,14 +1,22 @@
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import shutil
 import subprocess
 import zipfile
+from dataclasses import replace
+from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 import sleepstage as ss
 from sleepstage import base_model
+from sleepstage.presets import CPU
 
 
 def test_prepared_model_is_the_expected_llama(smollm2_tokenizer):
@@ -75,19 +83,106 @@ def test_prepare_refuses_another_model_file(monkeypatch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_base_that_comes_quantized_computes_as_this_machine_does(tiny_base, tmp_path):
-    """Ungated copies in NF4 were made on machines with bfloat16, and say so; a T4 would emulate it."""
-    quantized = ss.load_base(tiny_base, nf4=True)
-    quantized.save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    config["quantization_config"]["bnb_4bit_compute_dtype"] = "bfloat16"
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    reloaded, plain = ss.load_base(tmp_path), ss.load_base(tmp_path, nf4=False)
-    assert reloaded.model.layers[0].mlp.up_proj.compute_dtype == torch.float32
-    assert plain.model.layers[0].mlp.up_proj.weight.dtype == torch.float32
+@pytest.fixture(scope="module")
+def in_bfloat16(tiny_base, tmp_path_factory):
+    """A base in NF4 as ungated copies are: made on a machine with bfloat16, all else kept in it."""
+    folder = tmp_path_factory.mktemp("quantized")
+    nf4 = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+    )
+    model = AutoModelForCausalLM.from_pretrained(
+        tiny_base, dtype=torch.bfloat16, quantization_config=nf4, device_map={"": "cpu"}
+    )
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_base_that_comes_quantized_computes_as_this_machine_does(dtype, tiny_base, in_bfloat16, monkeypatch):
+    """A T4 would emulate bfloat16."""
     ids = torch.tensor([[33, 34, 42]])
     with torch.inference_mode():
-        answer = quantized(ids).logits
-        torch.testing.assert_close(reloaded(ids).logits, answer)
-        # Weights saved in bfloat16 are rounded to it on the way through NF4's kernel; quantizing moves by .1.
-        torch.testing.assert_close(plain(ids).logits, answer, atol=0.01, rtol=0)
+        expected = ss.load_base(tiny_base, nf4=True)(ids).logits
+    monkeypatch.setattr(base_model, "detect", lambda: replace(CPU, dtype=dtype))
+    quantized, plain = ss.load_base(in_bfloat16, nf4=True), ss.load_base(in_bfloat16, nf4=False)
+    linear = quantized.model.layers[0].mlp.up_proj
+    assert linear.weight.dtype == torch.uint8
+    assert linear.compute_dtype == linear.weight.quant_state.dtype == dtype
+    for model in (quantized, plain):
+        assert {p.dtype for p in model.parameters() if p.is_floating_point()} == {dtype}
+        with torch.inference_mode():
+            logits = model(ids).logits
+        assert logits.dtype == dtype
+        # Weights saved in bfloat16 are rounded to it; quantizing moves by .1.
+        torch.testing.assert_close(logits.float(), expected, atol=0.05, rtol=0)
+
+
+@pytest.fixture
+def hub(tiny_base, tmp_path, monkeypatch):
+    """The hub's cache, without a hub: a function that puts a commit of ``owner/tiny`` there."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    repository = tmp_path / "hub" / "models--owner--tiny"
+
+    def commit(folder: Path, **more: str) -> None:
+        revision = f"{len(list(repository.glob('snapshots/*'))):040x}"
+        contents = {file.name: file.read_bytes() for file in folder.iterdir()}
+        contents |= {f"{name}.md": text.encode() for name, text in more.items()}
+        for name, content in contents.items():
+            blob = repository / "blobs" / hashlib.sha256(content).hexdigest()
+            link = repository / "snapshots" / revision / name
+            for path in (blob, link, repository / "refs" / "main"):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            blob.write_bytes(content)
+            link.symlink_to(os.path.relpath(blob, link.parent))
+        (repository / "refs" / "main").write_text(revision)
+
+    return commit
+
+
+def test_a_base_on_the_hub_is_known_by_its_weights(hub, tiny_base, table, tmp_path):
+    hub(tiny_base, README="a model")
+    spec = ss.PromptSpec(digits=(ss.Digit("std_uv"),), window=10, look_ahead=2)
+    config = ss.TrainingConfig(base="owner/tiny", n_steps=1, lora_rank=4)
+    ss.finetune(table[:300], spec, config, tmp_path / "adapter")
+    card = json.loads((tmp_path / "adapter" / "train.json").read_text())
+    assert card["base_fingerprint"] == base_model.fingerprint(tiny_base)
+
+    changed = shutil.copytree(tiny_base, tmp_path / "changed")
+    settings = json.loads((changed / "config.json").read_text())
+    (changed / "config.json").write_text(json.dumps({**settings, "hidden_act": "relu"}))
+    with pytest.raises(ValueError, match="does not fit .*base model architecture.*relu"):
+        ss.Stager.from_pretrained(tmp_path / "adapter", base=changed)
+
+    hub(tiny_base, README="a model, described better")
+    from_hub = ss.Stager.from_pretrained(tmp_path / "adapter").predict_proba(table[:50])
+    from_folder = ss.Stager.from_pretrained(tmp_path / "adapter", base=tiny_base).predict_proba(table[:50])
+    pd.testing.assert_frame_equal(from_hub, from_folder)
+
+    other = ss.load_base(tiny_base, nf4=False)
+    other.model.norm.weight.data[0] += 1
+    other.save_pretrained(tmp_path / "other")
+    ss.load_tokenizer(tiny_base).save_pretrained(tmp_path / "other")
+    hub(tmp_path / "other")
+    with pytest.raises(ValueError, match="does not fit owner/tiny: .*base model weights"):
+        ss.Stager.from_pretrained(tmp_path / "adapter")
+
+
+def test_fingerprint_follows_weights_in_parts_and_in_torchs_format(hub, tiny_base, tmp_path):
+    model = ss.load_base(tiny_base, nf4=False)
+    found = set()
+    for change in range(2):
+        model.model.norm.weight.data[0] += change
+        parts, bin_file = tmp_path / f"parts{change}", tmp_path / f"bin{change}"
+        model.save_pretrained(parts, max_shard_size="100KB")
+        assert len(list(parts.glob("*.safetensors"))) > 1
+        hub(parts)
+        assert base_model.fingerprint("owner/tiny") == base_model.fingerprint(parts)
+        bin_file.mkdir()
+        torch.save(model.state_dict(), bin_file / "pytorch_model.bin")
+        found |= {base_model.fingerprint(folder) for folder in (parts, bin_file)}
+    assert len(found) == 4
+
+
+def test_a_folder_without_weights_has_no_fingerprint(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no weights"):
+        base_model.fingerprint(tmp_path)

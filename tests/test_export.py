@@ -72,9 +72,45 @@ def test_base_that_comes_quantized_is_dequantized_before_the_merge(adapter, spec
 
 
 def test_merging_over_the_adapter_itself_is_refused(adapter):
-    with pytest.raises(ValueError, match="would replace the adapter"):
+    with pytest.raises(ValueError, match="still needed"):
         ss.merge(adapter, adapter.parent / "." / adapter.name)
     assert (adapter / "adapter_model.safetensors").is_file()
+
+
+def test_merging_replaces_a_merged_model_and_nothing_else(adapter, tiny_base, tmp_path, monkeypatch):
+    merged = ss.merge(adapter, tmp_path / "merged")
+    assert ss.merge(adapter, merged) == merged  # again, with another adapter say
+    (merged / "thesis.docx").write_text("four years")
+    before = {path: path.read_bytes() for path in merged.iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr("sleepstage.export.load_adapter", lambda *_, **__: pytest.fail("it began"))
+        with pytest.raises(ValueError, match="holds 'thesis.docx'.*Nothing was deleted"):
+            ss.merge(adapter, merged)
+        with pytest.raises(ValueError, match="no train.json"):
+            ss.merge(adapter, tiny_base)  # an ordinary model, not one that was merged here
+        with pytest.raises(ValueError, match="still needed"):
+            ss.merge(adapter, adapter.parent)
+    assert {path: path.read_bytes() for path in merged.iterdir()} == before
+    assert (tiny_base / "model.safetensors").is_file()
+
+
+def test_a_merged_model_is_kept_while_it_is_the_base(adapter, spec, table, tmp_path):
+    merged = ss.merge(adapter, tmp_path / "merged")
+    config = ss.TrainingConfig(base=str(merged), n_steps=1, lora_rank=4)
+    ss.finetune(table[:300], spec, config, tmp_path / "second")
+    with pytest.raises(ValueError, match="still needed"):
+        ss.merge(tmp_path / "second", merged)
+    assert (merged / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), 1e6])
+def test_weights_that_are_not_finite_are_not_written(wrong, adapter, spec, table, tmp_path):
+    model = ss.Stager.from_pretrained(adapter).model
+    next(p for name, p in model.named_parameters() if "lora_B" in name).data[0] = wrong
+    card = json.loads((adapter / "train.json").read_text())
+    with pytest.raises(ValueError, match="lora_B.* nothing was written.*learning rate"):
+        save_adapter(model, tmp_path / "adapter", spec, HypnogramPrior.from_table(table), card)
+    assert not list(tmp_path.iterdir())
 
 
 def test_nothing_is_pushed_without_a_token(adapter, monkeypatch):

@@ -276,10 +276,120 @@ def test_a_copy_elsewhere_is_enough_to_go_on(table, spec, steady, straight, tmp_
     trainer.add_callback(Interrupt())
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
-    (drive / ".checkpoint-6").mkdir()  # a copy that was cut off
+    (drive / ".checkpoint-6-unfinished").mkdir()  # a copy that was cut off
+    (drive / "checkpoint-4 (1)").mkdir()  # what a Drive calls a copy
+    (drive / "thesis.txt").write_text("four years")
     resumed = ss.finetune(table, spec, steady, tmp_path / "new" / "adapter", resume=True, copy_to=drive)
     pd.testing.assert_frame_equal(resumed, straight[1])
-    assert {path.name for path in drive.iterdir()} == {"checkpoint-4", "checkpoint-6"}
+    others = {"checkpoint-4 (1)", "thesis.txt"}
+    assert {path.name for path in drive.iterdir()} == {"checkpoint-4", "checkpoint-6"} | others
+
+
+def test_the_newest_checkpoints_are_kept_though_the_clock_was_set_back(table, spec, steady, tmp_path):
+    class SetClockBack(TrainerCallback):
+        def on_save(self, args, state, control, **kwargs):
+            folder = tmp_path / f"checkpoint-{state.global_step}"
+            os.utime(folder, times=(2_000_000_000 - state.global_step,) * 2)
+
+    trainer = build_trainer(table, spec, steady, tmp_path)
+    trainer.add_callback(SetClockBack())
+    trainer.train()
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-6"}
+
+
+@pytest.fixture
+def never_trains(monkeypatch):
+    monkeypatch.setattr("sleepstage.qlora.build_trainer", lambda *_, **__: pytest.fail("it began to train"))
+
+
+def test_training_over_a_users_folder_is_refused_before_it_begins(table, tmp_path, capsys, never_trains):
+    thesis = tmp_path / "home" / "thesis.docx"
+    thesis.parent.mkdir()
+    thesis.write_text("four years")
+    cohort = ss.save_table(table, tmp_path / "cohort.npz")
+    assert main(["train", "--table", str(cohort), "--adapter", str(thesis.parent)]) == 1
+    said = capsys.readouterr().err
+    assert "thesis.docx" in said and "Nothing was deleted" in said and "does not exist yet" in said
+    assert thesis.read_text() == "four years"
+
+
+def test_training_over_what_it_needs_is_refused(finetuned, table, spec, config, never_trains):
+    adapter, _ = finetuned
+    with pytest.raises(ValueError, match="still needed"):
+        ss.finetune(table, spec, replace(config, start_from=str(adapter)), adapter)
+    with pytest.raises(ValueError, match="still needed"):
+        ss.finetune(table, spec, config, config.base)
+
+
+@pytest.mark.parametrize("foreign", ["notes.txt", "checkpoint-2/notes.txt", "checkpoint-2/weights/best.pt"])
+def test_checkpoints_beside_a_users_file_are_not_deleted(foreign, table, spec, steady, interrupted):
+    file = interrupted / foreign
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("mine")
+    with pytest.raises(ValueError, match=f"holds '{foreign}'"):
+        ss.finetune(table, spec, steady, interrupted.with_name("adapter"))
+    assert file.read_text() == "mine" and (interrupted / "checkpoint-4" / "optimizer.pt").is_file()
+    ss.finetune(table, spec, steady, interrupted.with_name("adapter"), resume=True)
+    assert [path.relative_to(interrupted).as_posix() for path in interrupted.rglob("*.*")] == [foreign]
+
+
+def test_another_tools_checkpoints_are_not_deleted(table, spec, config, tmp_path, never_trains):
+    weights = tmp_path / "adapter-checkpoints" / "checkpoint-500" / "model.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    with pytest.raises(ValueError, match="sleepstage wrote"):
+        ss.finetune(table, spec, config, tmp_path / "adapter")
+    with pytest.raises(ValueError, match="sleepstage wrote"):
+        ss.finetune(table, spec, config, tmp_path / "new", resume=True, copy_to=weights.parent.parent)
+    assert weights.is_file()
+
+
+def test_an_interrupted_runs_checkpoints_give_way_to_a_new_run(table, spec, steady, interrupted):
+    ss.finetune(table, spec, replace(steady, n_steps=1), interrupted.with_name("adapter"))
+    assert not interrupted.exists()
+
+
+def test_an_earlier_runs_copies_are_kept(table, spec, steady, interrupted, tmp_path):
+    """Of a new run's copies beside them, those with lower numbers would be deleted at once."""
+    with pytest.raises(ValueError, match="copy from an earlier run.*--resume"):
+        ss.finetune(table, spec, steady, tmp_path / "new", copy_to=interrupted)
+    assert {path.name for path in interrupted.iterdir()} == {"checkpoint-2", "checkpoint-4"}
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(table, spec, steady, tmp_path):
+    absurd = replace(steady, learning_rate=1e30, warmup_steps=3, checkpoint_steps=1)
+    with pytest.raises(ValueError, match=r"step 2: the loss is nan, at a learning rate of \d.\de\+29.*third"):
+        ss.finetune(table, spec, absurd, tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
+    saved = load_file(tmp_path / "adapter-checkpoints" / "checkpoint-1" / "adapter_model.safetensors")
+    assert all(weight.isfinite().all() for weight in saved.values())
+
+
+def test_an_absurd_last_step_is_not_written(table, spec, steady, tmp_path):
+    """Its loss was that of the weights before it."""
+    with pytest.raises(ValueError, match="nothing was written"):
+        ss.finetune(table, spec, replace(steady, learning_rate=1e30, n_steps=1), tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_a_checkpoint_of_nan_is_not_written(table, spec, steady, tmp_path):
+    class Spoil(TrainerCallback):
+        def on_optimizer_step(self, args, state, control, model=None, **kwargs):
+            next(p for p in model.parameters() if p.requires_grad).data[0] = torch.nan
+
+    trainer = build_trainer(table, spec, replace(steady, checkpoint_steps=1), tmp_path)
+    trainer.add_callback(Spoil())
+    with pytest.raises(ValueError, match="lora_.* nothing was written"):
+        trainer.train()
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize("wrong", [np.inf, -0.5, 7.0])
+def test_a_teacher_without_probabilities_is_refused(wrong, table, spec, config, tmp_path, teacher):
+    teacher = teacher.copy()
+    teacher.iloc[3, 0] = wrong
+    with pytest.raises(ValueError, match="expected probabilities"):
+        build_trainer(table, spec, config, tmp_path, teacher=teacher)
 
 
 def test_a_full_disk_is_named_and_leaves_the_checkpoint_before(table, spec, steady, straight, tmp_path):
