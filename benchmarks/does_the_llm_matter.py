@@ -23,16 +23,17 @@ import pandas as pd
 import torch
 from transformers import AutoConfig, LlamaForCausalLM
 
-from sleepstage.base_model import OFFLINE_MODEL, cache_folder, load_tokenizer, quiet_libraries
-from sleepstage.baselines import majority_baseline
-from sleepstage.cohort import cohort_figures, evaluate_cohort
-from sleepstage.dataset import load_table
-from sleepstage.evaluate import report
-from sleepstage.prompts import PromptSpec, default_digits
-from sleepstage.qlora import TrainingConfig, build_trainer, finetune
-from sleepstage.smoothing import HypnogramPrior
-from sleepstage.splits import first_nights, partition_subjects, recut
-from sleepstage.stager import Stager
+from sleepstage.dataset.digits import PromptSpec, default_digits
+from sleepstage.dataset.splits import first_nights, partition_subjects, recut
+from sleepstage.dataset.table import load_table
+from sleepstage.evaluation.baselines import majority_baseline
+from sleepstage.evaluation.cohort import cohort_figures, evaluate_cohort
+from sleepstage.evaluation.metrics import report
+from sleepstage.finetuning.base_model import cache_folder, load_tokenizer, quiet_libraries
+from sleepstage.finetuning.calibration import HypnogramPrior
+from sleepstage.finetuning.settings import OFFLINE_MODEL, TrainingConfig
+from sleepstage.finetuning.trainer import build_trainer, finetune
+from sleepstage.staging.stager import Stager
 
 ROWS = ("majority", "trees", "untuned", "random", "tuned", "shipped", "shipped_nf4")
 LEARNING_RATE = {"random": 3e-4, "tuned": 8e-4}
@@ -50,7 +51,7 @@ def trained(row: str, train: pd.DataFrame, spec: PromptSpec, options: argparse.N
         batches_per_step=2,
         class_weights=(1.0, 1.5, 1.0, 1.2, 1.2),
         margin_epochs=60,
-        piece_share=0.25,
+        partial_share=0.25,
         checkpoint_steps=options.steps,
     )
     with tempfile.TemporaryDirectory() as work:

@@ -15,8 +15,9 @@ import mne
 import numpy as np
 import yasa
 
-from sleepstage.features import extract_features, feature_columns
-from sleepstage.recording import Recording
+from sleepstage.features.catalogue import feature_columns
+from sleepstage.features.extract import extract_features
+from sleepstage.recordings.recording import Recording
 
 SFREQ_HZ = 100.0
 CHANNEL = "EEG Fpz-Cz"

@@ -23,11 +23,21 @@ import torch
 from peft import get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from sleepstage.base_model import quiet_libraries
-from sleepstage.plan import ARCHITECTURES, GIB, dequantization_bytes, optimizer_bytes, weights_bytes
-from sleepstage.presets import CPU, LLAMA_3B, T4
-from sleepstage.qlora import lora_config
-from sleepstage.trace import Texts, prepare_for_training, take_step, trace_step, twin
+from sleepstage.finetuning.base_model import quiet_libraries
+from sleepstage.finetuning.memory_plan import (
+    ARCHITECTURES,
+    GIB,
+    Texts,
+    dequantization_bytes,
+    optimizer_bytes,
+    prepare_for_training,
+    take_step,
+    trace_step,
+    twin,
+    weights_bytes,
+)
+from sleepstage.finetuning.settings import CPU, LLAMA_3B, T4
+from sleepstage.finetuning.trainer import lora_config
 
 
 def random_nf4_model(architecture: LlamaConfig) -> torch.nn.Module:

@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from sleepstage.dataset import load_table
-from sleepstage.evaluate import score
-from sleepstage.splits import check_no_leakage, first_nights, partition_subjects, recut
-from sleepstage.stager import Stager
+from sleepstage.dataset.splits import check_no_leakage, first_nights, partition_subjects, recut
+from sleepstage.dataset.table import load_table
+from sleepstage.evaluation.metrics import score
+from sleepstage.staging.stager import Stager
 
 EPOCHS_AN_HOUR = 120
 NIGHT = ["subject", "recording"]

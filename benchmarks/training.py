@@ -30,11 +30,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import TrainerCallback
 from trl import SFTTrainer
 
-from sleepstage.answer_trainer import IGNORED, AnswerTrainer
-from sleepstage.base_model import OFFLINE_MODEL, load_base, load_tokenizer, quiet_libraries
-from sleepstage.dataset import load_table
-from sleepstage.prompts import PromptSpec, default_digits, epoch_in_words, line_tokens
-from sleepstage.qlora import TrainingConfig, build_trainer, lora_config, training_arguments
+from sleepstage.dataset.digits import PromptSpec, default_digits, epoch_in_words, line_tokens
+from sleepstage.dataset.table import load_table
+from sleepstage.finetuning.base_model import load_base, load_tokenizer, quiet_libraries
+from sleepstage.finetuning.settings import OFFLINE_MODEL, TrainingConfig
+from sleepstage.finetuning.trainer import AnswerTrainer, build_trainer, lora_config, training_arguments
+from sleepstage.finetuning.training_texts import IGNORED
 from sleepstage.stages import STAGES
 
 N_FLOATS = 408  # what the earlier attempt pasted for one epoch

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # commands import what they need, so that --help does not wait for PyTorch
     import pandas as pd
 
-    from .stager import Stager
+    from .staging.stager import Stager
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -55,7 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--validation-subjects", nargs="*", default=[], help="subjects not to train on")
     command.add_argument("--start-from", type=Path, help="an adapter to go on from, with its prompt")
     command.add_argument(
-        "--two-way", action="store_true", help="every token sees the whole window, not only what precedes it"
+        "--bidirectional",
+        action="store_true",
+        help="every token sees the whole window, not only what precedes it",
     )
     command.add_argument(
         "--base", help="base model: a folder or a hub name (default: what the machine can tune)"
@@ -67,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--margin", type=int, default=60, help="epochs cut at random off a night's ends")
     command.add_argument(
-        "--pieces", type=float, default=0.25, help="share of nights shown in part (default: %(default)s)"
+        "--partial", type=float, default=0.25, help="share of nights shown in part (default: %(default)s)"
     )
     command.add_argument(
         "--seed", type=int, default=0, help="of first weights and order (default: %(default)s)"
@@ -114,22 +116,22 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _prepare(options: argparse.Namespace) -> None:
-    from .base_model import prepare
+    from .finetuning.base_model import prepare
 
     print(f"The offline model is in {prepare()}")
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from .demo import run_demo
+    from .course.demo import run_demo
 
     run_demo(options.out, **({"minutes": 0.5, "n_steps": 4} if options.fast else {}))
 
 
 def _stage(options: argparse.Namespace) -> None:
-    from .evaluate import answered, most_probable_stages, stage_names
-    from .features import extract_features
-    from .recording import read_recording
-    from .stager import Stager
+    from .features.extract import extract_features
+    from .recordings.recording import read_recording
+    from .stages import answered, most_probable_stages, stage_names
+    from .staging.stager import Stager
 
     table = extract_features(read_recording(options.psg, channel=options.channel))
     proba = Stager.from_pretrained(options.adapter).predict_proba(table)
@@ -143,11 +145,11 @@ def _train(options: argparse.Namespace) -> None:
     import json
     from dataclasses import replace
 
-    from .dataset import load_table
-    from .presets import detect, n_processes
-    from .prompts import PromptSpec, default_digits
-    from .qlora import finetune
-    from .splits import partition_subjects
+    from .dataset.digits import PromptSpec, default_digits
+    from .dataset.splits import partition_subjects
+    from .dataset.table import load_table
+    from .finetuning.settings import detect, n_processes
+    from .finetuning.trainer import finetune
 
     _, table = partition_subjects(load_table(options.table), options.validation_subjects)
     preset = detect()
@@ -156,7 +158,7 @@ def _train(options: argparse.Namespace) -> None:
     if options.start_from:
         spec = PromptSpec.load(options.start_from / "prompt.json")
         base = json.loads((options.start_from / "train.json").read_text(encoding="utf-8"))["base"]
-    spec = replace(spec, two_way=spec.two_way or options.two_way)
+    spec = replace(spec, bidirectional=spec.bidirectional or options.bidirectional)
     config = preset.training_config(
         start_from=str(options.start_from) if options.start_from else None,
         base=options.base or base,
@@ -169,7 +171,7 @@ def _train(options: argparse.Namespace) -> None:
         class_weights=(1.0, 1.5, 1.0, 1.2, 1.2),
         margin_epochs=options.margin,
         blur=options.blur,
-        piece_share=options.pieces,
+        partial_share=options.partial,
         seed=options.seed,
     )
     teacher = load_table(options.teacher) if options.teacher else None
@@ -180,9 +182,9 @@ def _train(options: argparse.Namespace) -> None:
 def _plan(options: argparse.Namespace) -> None:
     import json
 
-    from .dataset import load_table
-    from .plan import plan_text, training_plan
-    from .presets import PRESETS, detect
+    from .dataset.table import load_table
+    from .finetuning.memory_plan import plan_text, training_plan
+    from .finetuning.settings import PRESETS, detect
 
     preset = PRESETS[options.preset] if options.preset else detect()
     plan = training_plan(preset, load_table(options.table) if options.table else None)
@@ -197,11 +199,11 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     import pandas as pd
 
-    from .cohort import evaluate_cohort
-    from .dataset import load_table, save_table
-    from .evaluate import report
-    from .features import META_COLUMNS
-    from .splits import partition_subjects, recut
+    from .dataset.splits import partition_subjects, recut
+    from .dataset.table import load_table, save_table
+    from .evaluation.cohort import evaluate_cohort
+    from .evaluation.metrics import report
+    from .features.catalogue import META_COLUMNS
 
     if not options.adapter and (options.untuned or options.fit_prior or options.nf4 is not None):
         raise ValueError("--untuned, --nf4 and --fit-prior are about an adapter; name it with --adapter")
@@ -232,19 +234,19 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _stager_to_score(options: argparse.Namespace) -> Stager:
     from dataclasses import replace
 
-    from .stager import Stager
+    from .staging.stager import Stager
 
     stager = Stager.from_pretrained(options.adapter, nf4=options.nf4)
     if not options.untuned:
         return stager
-    one_way = replace(stager.spec, two_way=False)  # as it was pre-trained
+    one_way = replace(stager.spec, bidirectional=False)  # as it was pre-trained
     return Stager(stager.model.unload(), stager.tokenizer, one_way, stager.trained_on, stager.prior)
 
 
 def _baseline_table(options: argparse.Namespace, table: pd.DataFrame, stager: Stager | None) -> pd.DataFrame:
     """Give the trees the people that the adapter learned from, or else all who are not scored."""
-    from .dataset import load_table
-    from .splits import partition_subjects
+    from .dataset.splits import partition_subjects
+    from .dataset.table import load_table
 
     source = load_table(options.train_table or options.table)
     if stager is not None:

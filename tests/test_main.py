@@ -10,7 +10,7 @@ import pytest
 import sleepstage as ss
 from sleepstage import demo_paths
 from sleepstage.__main__ import main
-from sleepstage.demo import run_demo
+from sleepstage.course.demo import run_demo
 
 
 def test_a_mistake_is_one_line_not_a_traceback(tmp_path, capsys):

@@ -20,11 +20,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import sleepstage as ss
-from sleepstage import contest
-from sleepstage.dataset import load_dictionary, load_table, save_dictionary, save_table
-from sleepstage.features import epoch_quality, extract_features
-from sleepstage.hypnogram import align_stages
-from sleepstage.recording import Recording, read_recording
+from sleepstage.dataset import contest
+from sleepstage.dataset.table import load_table, save_table
+from sleepstage.features.extract import extract_features
+from sleepstage.recordings.dictionary import load_dictionary, save_dictionary
+from sleepstage.recordings.hypnogram import align_stages
+from sleepstage.recordings.quality import epoch_quality
+from sleepstage.recordings.recording import Recording, read_recording
 
 EVENING = datetime(2020, 3, 1, 22, 0, 0)
 DEMO_START = datetime(1989, 4, 25, 0, 13, 30, tzinfo=UTC)

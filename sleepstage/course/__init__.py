@@ -1,0 +1,5 @@
+"""The course: a demo of the whole way, exercises that check themselves, and what is special about Colab.
+
+In: a student's answers. Out: verdicts in words; results of the demo in a folder.
+Open `demo.py` first; `workshop.py` checks exercises, `colab.py` is called by the notebooks' first cell.
+"""

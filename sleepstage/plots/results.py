@@ -1,0 +1,106 @@
+"""What a training and a test came to: the training curve and the confusion matrix."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike
+
+from ..evaluation.metrics import confusion
+from ..stages import STAGE_COLORS, STAGES
+from .style import INK, TEXT_PT, dress, new_axes
+
+_CHANCE_LOSS = np.log(len(STAGES))
+
+
+def plot_confusion_matrix(
+    stages: ArrayLike, predicted: pd.DataFrame | ArrayLike, ax: Axes | None = None
+) -> Axes:
+    """Draw how the expert's epochs were staged: counts, and per cent of each of the expert's stages.
+
+    Parameters
+    ----------
+    stages : array-like of int, shape (n_epochs,)
+        The expert's stage codes.
+    predicted : DataFrame or array, shape (n_epochs, 5) or (n_epochs,)
+        Probabilities or stage codes.
+    ax : Axes, optional
+        Where to draw.
+
+    Raises
+    ------
+    ValueError
+        When lengths, columns or codes do not fit.
+    """
+    counts = confusion(stages, predicted)
+    percent = 100 * counts.div(counts.sum(axis=1).replace(0, np.nan), axis=0)
+    share = percent.map(lambda value: "–" if np.isnan(value) else f"{value:.0f} %")
+    ax = ax or new_axes(width=6, height=5.6)
+    sns.heatmap(
+        percent.fillna(0),
+        annot=counts.astype(str) + "\n" + share,
+        fmt="",
+        cmap="Blues",
+        vmin=0,
+        vmax=100,
+        square=True,
+        linewidths=1,
+        cbar=False,
+        annot_kws={"fontsize": TEXT_PT},
+        ax=ax,
+    )
+    for text, value in zip(ax.texts, percent.fillna(0).to_numpy().ravel(), strict=True):
+        text.set_color("white" if value > 70 else INK)  # seaborn turns to white on grounds too light for it
+    ax.tick_params(rotation=0, length=0)
+    return dress(ax, x="Model", y="Expert")
+
+
+def plot_training_curve(log: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Draw the loss against the training step, with the loss of pure chance.
+
+    Parameters
+    ----------
+    log : DataFrame
+        Columns `step` and `loss`, in nats an epoch of sleep, and perhaps `eval_loss`; NaN where not measured.
+    ax : Axes, optional
+        Where to draw.
+
+    Notes
+    -----
+    The thick line is a centred mean over a tenth of the steps. Chance is ln 5: all stages equally probable.
+
+    Raises
+    ------
+    ValueError
+        When a column is missing, or no loss was measured.
+    """
+    missing = {"step", "loss"} - set(log.columns)
+    if missing or log["loss"].isna().all():
+        raise ValueError(
+            f"a training log needs measured values in step and loss; got {list(log.columns)}, {len(log)} rows"
+        )
+    ax = ax or new_axes(width=8, height=4.5)
+    measured = log.dropna(subset="loss").sort_values("step")
+    smooth = measured["loss"].rolling(max(1, len(measured) // 10), center=True, min_periods=1).mean()
+    ax.plot(
+        measured["step"],
+        measured["loss"],
+        color=STAGE_COLORS["N1"],
+        linewidth=1,
+        alpha=0.7,
+        label="each step",
+    )
+    ax.plot(measured["step"], smooth, color=STAGE_COLORS["N2"], linewidth=2.5, label="smoothed")
+    if "eval_loss" in log and log["eval_loss"].notna().any():
+        held_out = log.dropna(subset="eval_loss").sort_values("step")
+        ax.plot(held_out["step"], held_out["eval_loss"], "o-", color=STAGE_COLORS["REM"], label="held out")
+    ax.axhline(
+        _CHANCE_LOSS, color=INK, linestyle="--", linewidth=1.2, label=f"chance, ln 5 = {_CHANCE_LOSS:.2f}"
+    )
+    ax.set_ylim(bottom=0)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.legend(frameon=False, fontsize=TEXT_PT)
+    return dress(ax, x="Training step", y="Loss (nats)")

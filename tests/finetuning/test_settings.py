@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from dataclasses import fields
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import torch
+
+import sleepstage as ss
+from sleepstage.finetuning.settings import AMPERE, CPU, PRESETS, T4, peak_memory_gib
+from sleepstage.finetuning.trainer import training_arguments
+
+
+@pytest.mark.parametrize(("capability", "preset"), [((7, 5), T4), ((8, 0), AMPERE), ((9, 0), AMPERE)])
+def test_preset_is_chosen_by_compute_capability(monkeypatch, capability, preset):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)  # what a T4 says, and should not
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert ss.detect() is preset
+
+
+def test_preset_without_a_gpu_is_the_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert ss.detect() is CPU
+
+
+def test_precision_is_what_the_card_computes():
+    assert {name: preset.dtype for name, preset in PRESETS.items()} == {
+        "cpu": torch.float32,
+        "t4": torch.float16,
+        "ampere": torch.bfloat16,
+    }
+    for preset in PRESETS.values():
+        settings = preset.trainer_settings()
+        assert settings["fp16"] == (preset is T4) and settings["bf16"] == (preset is AMPERE)
+        assert settings["use_cpu"] == (preset is CPU)
+        assert preset.loading_settings()["dtype"] is preset.dtype
+
+
+def test_every_process_of_a_launch_loads_to_its_own_gpu(monkeypatch):
+    monkeypatch.setattr(
+        "sleepstage.finetuning.settings.PartialState", lambda: type("", (), {"local_process_index": 1})
+    )
+    assert T4.loading_settings()["device_map"] == {"": "cuda:1"}
+    assert CPU.loading_settings()["device_map"] == {"": "cpu"}
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=str)
+def test_training_config_is_the_preset_where_nothing_else_is_asked(preset):
+    config = preset.training_config(n_steps=7, windows_per_batch=3)
+    assert (config.base, config.batches_per_step) == (preset.base, preset.batches_per_step)
+    assert (config.n_steps, config.windows_per_batch) == (7, 3)
+    own = {"base", "windows_per_batch", "batches_per_step", "n_steps"}
+    for field in fields(config):
+        if field.name not in own:
+            assert getattr(config, field.name) == field.default
+    assert preset.windows_per_batch * preset.batches_per_step == 4
+
+
+def test_trainer_gets_the_presets_settings(tmp_path):
+    arguments = training_arguments(ss.TrainingConfig(), tmp_path)
+    for name, value in CPU.trainer_settings().items():
+        assert getattr(arguments, name) == value
+
+
+@pytest.mark.parametrize(("system", "unit"), [("linux", 2**10), ("darwin", 1)])
+def test_peak_memory_is_the_processs_without_a_gpu(system, unit, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert peak_memory_gib() >= psutil.Process().memory_info().rss / 2**30 - 0.01
+    usage = SimpleNamespace(ru_maxrss=3 * 2**30 // unit)
+    monkeypatch.setattr("resource.getrusage", lambda whose: usage)
+    monkeypatch.setattr("sys.platform", system)
+    assert peak_memory_gib() == 3.0
+
+
+def test_peak_memory_is_the_cards_with_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 3 * 2**30)
+    assert peak_memory_gib() == 3.0

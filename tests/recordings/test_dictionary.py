@@ -1,0 +1,201 @@
+"""Pickles of arrays are read whatever wrote them; one that would run code is refused before it does."""
+
+import builtins
+import copyreg
+import functools
+import importlib
+import operator
+import os
+import pickle
+import re
+import subprocess
+import timeit
+
+import numpy as np
+import pytest
+
+from sleepstage.recordings.dictionary import _ArrayUnpickler, load_dictionary
+
+SIGNALS = np.arange(6000.0).reshape(2, 3000)
+
+
+def written(tmp_path, content, protocol=4):
+    path = tmp_path / "night.pkl"
+    path.write_bytes(content if isinstance(content, bytes) else pickle.dumps(content, protocol))
+    return path
+
+
+def refilled(tmp_path, raw):
+    night = load_dictionary(written(tmp_path, raw))
+    np.testing.assert_array_equal(night.eeg_uv, SIGNALS)
+    return night.stages.tolist() == [2, 4]
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_every_protocol_is_read(tmp_path, protocol):
+    content = {"EEG_signals": SIGNALS, "labels": np.array([2, 4], np.int8)}
+    assert refilled(tmp_path, pickle.dumps(content, protocol))
+
+
+@pytest.mark.parametrize("core", [b"numpy.core", b"numpy._core"])
+def test_what_numpy_1_and_numpy_2_wrote_is_read(tmp_path, core):
+    raw = pickle.dumps({"EEG_signals": SIGNALS, "labels": [np.int8(2), np.int8(4)]}, protocol=3)
+    assert refilled(tmp_path, re.sub(rb"cnumpy\._?core", b"c" + core, raw))
+
+
+@pytest.mark.parametrize(
+    "signals",
+    [
+        np.asfortranarray(SIGNALS),
+        SIGNALS.astype(">f4"),
+        SIGNALS.astype(np.int16),
+        SIGNALS[:, ::-1],
+        list(SIGNALS),
+        [list(row) for row in SIGNALS],  # numpy scalars
+        SIGNALS.tolist(),
+    ],
+    ids=["fortran", "big-endian", "int16", "reversed", "rows", "scalars", "lists"],
+)
+@pytest.mark.parametrize("protocol", [2, 5])
+def test_arrays_of_any_layout_and_plain_lists_are_read(tmp_path, signals, protocol):
+    path = written(tmp_path, {"EEG_signals": signals, "labels": [0, 1]}, protocol)
+    np.testing.assert_array_equal(load_dictionary(path).eeg_uv, np.asarray(signals, np.float32))
+
+
+class Calls:
+    """Unpickled as the result of a call."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def dangers(marker):
+    """Pickles that make the file `marker` when a trusting unpickler reads them."""
+    shell, python = f"touch {marker}", f"open({str(marker)!r}, 'w')"
+    system = Calls(os.system, shell)
+    objects = np.empty(1, dtype=object)
+    objects[0] = system
+    return {
+        "os.system": system,
+        "eval": Calls(builtins.eval, python),
+        "exec": Calls(builtins.exec, python),
+        "functools.partial": Calls(functools.partial(os.system, shell)),
+        "partial of open": Calls(functools.partial, open, str(marker), "w"),
+        "in a list": [[0.0, [system]], 1],
+        "in a set of tuples": {("a", frozenset([system]))},
+        "in an object array": objects,
+        "getattr": Calls(getattr, Calls(builtins.__import__, "os"), "system"),
+        "numpy's own loader": Calls(np.load, str(marker)),
+        "an array's method": Calls(np.ndarray.tofile, SIGNALS, str(marker)),
+        "numpy's file in memory": Calls(np.memmap, str(marker), np.uint8, "w+", 0, (4,)),
+        "a process": Calls(subprocess.Popen, ["touch", str(marker)]),
+        "a module run": Calls(importlib.import_module, "antigravity"),
+        "a pickle in a pickle": Calls(pickle.loads, pickle.dumps(system)),
+        "a timer": Calls(timeit.timeit, python, "pass", timeit.default_timer, 1),
+        "as a dictionary's key": {Calls(operator.methodcaller, "system", shell): 0},
+    }
+
+
+def opcodes(marker):
+    """Pickles written by hand, as no pickler would."""
+    shell = f"touch {marker}"
+    unicode = b"\x8c" + bytes([len(shell)]) + shell.encode()
+    array5 = pickle.dumps(np.zeros(2), 5)[:-1]
+    reconstruct = b"cnumpy.core.multiarray\n_reconstruct\n"
+    return {
+        "text protocol, posix.system": f"cposix\nsystem\n(S'{shell}'\ntR.".encode(),
+        "an instance": f"(S'{shell}'\niposix\nsystem\n.".encode(),
+        "an object": f"(cposix\nsystem\nS'{shell}'\no.".encode(),
+        "names from the stack": b"\x80\x04\x8c\x05posix\x8c\x06system\x93" + unicode + b"\x85R.",
+        "a dotted name": b"\x80\x04\x8c\x05numpy\x8c\x0endarray.tofile\x93" + unicode + b"\x85R.",
+        "a dotted way out": b"\x80\x04\x8c\x05numpy\x8c\x0bf2py.os.sys\x93.",
+        "names of no text": b"\x80\x04K\x01K\x02\x93.",
+        "an extension code": b"\x80\x02\x82\xf0" + f"(S'{shell}'\ntR.".encode(),
+        "a large extension code": b"\x80\x02\x84\xf1\xf0\x00\x00.",
+        "a persistent id": f"P{shell}\n.".encode(),
+        "a binary persistent id": unicode + b"Q.",
+        "a new object": b"\x80\x02cposix\nsystem\n(tU\x01x\x81.",
+        "attributes of a stand-in": reconstruct + b"N}S'__wrapped__'\nK\x01s\x86b.",
+        "defaults of a stand-in": b"cnumpy.core.multiarray\nscalar\nN}S'__defaults__'\nNs\x86b.",
+        "the state of a class": b"cnumpy\ndtype\n(dS'dtype'\nK\x01sb.",
+        "the state of a real array": array5 + b"(K\x01K\x02\x85S'O'\nI00\nS'x'\ntb.",
+        "a method of an array": b"cnumpy\nndarray.__reduce__\n.",
+        "a dtype of objects": b"cnumpy\ndtype\n(S'O8'\nI00\nI01\ntR.",
+        "a dtype of fields of objects": b"cnumpy\ndtype\n(S'O,O'\nI00\nI01\ntR.",
+        "a length beyond all memory": b"\x80\x04\x8d\xff\xff\xff\xff\xff\xff\xff\x7f.",
+        "memo of nothing": b"\x80\x04h\x07.",
+        "no end": b"\x80\x04" + b"(" * 100_000,
+    }
+
+
+@pytest.fixture
+def registered():
+    """Extension codes for os.system, known and used before, so that the cache of objects has them."""
+    copyreg.add_extension("posix", "system", 0xF0)
+    copyreg.add_extension("builtins", "eval", 0xF0F1)
+    pickle.loads(b"\x80\x02\x82\xf0."), pickle.loads(b"\x80\x02\x84\xf1\xf0\x00\x00.")
+    yield
+    copyreg.remove_extension("posix", "system", 0xF0)
+    copyreg.remove_extension("builtins", "eval", 0xF0F1)
+
+
+@pytest.mark.parametrize("name", list(opcodes("")))
+def test_opcodes_written_by_hand_are_refused_and_change_nothing(tmp_path, name, registered):
+    marker = tmp_path / "marker"
+    stand_ins = {key: vars(thing).copy() for key, thing in _ArrayUnpickler.STAND_INS.items()}
+    defaults = {key: getattr(thing, "__defaults__", None) for key, thing in _ArrayUnpickler.STAND_INS.items()}
+    with pytest.raises(ValueError, match="night.pkl (is not a readable pickle of arrays|holds)"):
+        load_dictionary(written(tmp_path, opcodes(marker)[name]))
+    assert not marker.exists()
+    for key, thing in _ArrayUnpickler.STAND_INS.items():
+        assert vars(thing) == stand_ins[key] and getattr(thing, "__defaults__", None) == defaults[key]
+
+
+def test_a_list_that_holds_itself_is_refused(tmp_path):
+    endless = [0.0]
+    endless.append(endless)
+    with pytest.raises(ValueError, match="EEG_signals"):
+        load_dictionary(written(tmp_path, {"EEG_signals": endless, "labels": [0]}))
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+@pytest.mark.parametrize("name", list(dangers("")))
+def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(tmp_path, name, protocol):
+    marker = tmp_path / "marker"
+    content = {"EEG_signals": SIGNALS, "labels": [0, 1], "more": dangers(marker)[name]}
+    path = written(tmp_path, content, protocol)
+    with pytest.raises(ValueError, match="night.pkl is .*the pickle (asks for|holds an array of object)"):
+        load_dictionary(path)
+    assert not marker.exists()
+
+
+def test_the_dangers_of_these_tests_are_real(tmp_path):
+    names = ("os.system", "eval", "functools.partial", "in a list", "in an object array", "a timer")
+    for name in (*names, "numpy's file in memory", "a pickle in a pickle"):
+        marker = tmp_path / name.replace(" ", "-")
+        pickle.loads(pickle.dumps(dangers(marker)[name]))
+        assert marker.exists(), name
+    for name in ("text protocol, posix.system", "an instance", "an object", "names from the stack"):
+        marker = tmp_path / name.replace(" ", "-").replace(",", "")
+        pickle.loads(opcodes(marker)[name])
+        assert marker.exists(), name
+
+
+@pytest.mark.parametrize("protocol", [2, 5])
+def test_damaged_pickles_are_refused_and_never_crash(tmp_path, protocol):
+    raw = pickle.dumps({"EEG_signals": np.zeros((2, 3)), "labels": np.array([0, 1])}, protocol)
+    for at in range(0, len(raw), 3):
+        for damaged in (raw[:at], raw[:at] + bytes([raw[at] ^ 0x21]) + raw[at + 1 :]):
+            with pytest.raises(ValueError):  # undamaged, the shape would still be wrong
+                load_dictionary(written(tmp_path, damaged))
+
+
+def test_a_number_type_that_claims_to_hold_objects_does_no_harm(tmp_path):
+    """numpy believes the flags in a dtype's state: 63 on float64 makes it free numbers as if objects."""
+    raw = pickle.dumps({"EEG_signals": SIGNALS, "labels": np.array([0, 1])}, protocol=2)
+    flags = raw.index(b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00t") + 11
+    path = written(tmp_path, raw[:flags] + b"\x3f" + raw[flags + 1 :])
+    np.testing.assert_array_equal(load_dictionary(path).eeg_uv, SIGNALS)

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from sleepstage.__main__ import main
+from sleepstage.dataset.contest import unpack
+from sleepstage.files import Contents, check_replaceable, replacing
+
+LETTERS = Contents("a folder of letters", {"a.txt", "b.txt", "mark.json"}.__contains__, "mark.json")
+
+
+def write(folder: Path, text: str) -> None:
+    with replacing(folder, LETTERS) as new:
+        (new / "a.txt").write_text(text)
+        (new / "mark.json").write_text("{}")
+
+
+def all_of(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()
+    }
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path):
+    write(tmp_path / "deep" / "own", "first")
+    (tmp_path / "deep" / "own" / "b.txt").write_text("of before")
+    write(tmp_path / "deep" / "own", "second")
+    assert all_of(tmp_path) == {"deep/own/a.txt": "second", "deep/own/mark.json": "{}"}
+    (tmp_path / "empty").mkdir()
+    write(tmp_path / "empty", "third")
+    assert all_of(tmp_path / "empty") == {"a.txt": "third", "mark.json": "{}"}
+
+
+def test_a_link_keeps_leading_to_the_folder(tmp_path):
+    write(tmp_path / "drive" / "own", "first")
+    (tmp_path / "own").symlink_to(tmp_path / "drive" / "own")
+    write(tmp_path / "own", "second")
+    assert (tmp_path / "own").is_symlink() and all_of(tmp_path / "drive" / "own")["a.txt"] == "second"
+
+
+@pytest.mark.parametrize("foreign", ["thesis.docx", ".hidden", "pictures/a.txt", "b.txt/thesis.docx"])
+def test_a_folder_with_anything_foreign_is_refused(foreign, tmp_path):
+    write(tmp_path / "own", "first")
+    (tmp_path / "own" / foreign).parent.mkdir(exist_ok=True)
+    (tmp_path / "own" / foreign).write_text("mine")
+    with pytest.raises(ValueError, match=f"holds '{foreign}'.*Nothing was deleted.*does not exist yet"):
+        write(tmp_path / "own", "second")
+    assert all_of(tmp_path / "own")["a.txt"] == "first"
+    assert (tmp_path / "own" / foreign).read_text() == "mine"
+
+
+def test_a_users_folder_with_our_names_is_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("mine")
+    with pytest.raises(ValueError, match="no mark.json"):
+        write(tmp_path, "second")
+    with pytest.raises(ValueError, match="is a file"):
+        write(tmp_path / "a.txt", "second")
+    assert all_of(tmp_path) == {"a.txt": "mine"}
+
+
+def test_what_is_still_needed_is_kept(tmp_path):
+    write(tmp_path / "own", "first")
+    for folder in (tmp_path / "own", tmp_path):
+        with pytest.raises(ValueError, match="still needed"):
+            check_replaceable(folder, LETTERS, [tmp_path / "own" / "..", tmp_path / "own"])
+    check_replaceable(tmp_path / "own", LETTERS, ["owner/name"])  # on a hub, not here
+
+
+def test_a_block_that_fails_leaves_the_old_folder(tmp_path):
+    write(tmp_path / "own", "first")
+    with pytest.raises(KeyError), replacing(tmp_path / "own", LETTERS) as new:
+        (new / "a.txt").write_text("half")
+        raise KeyError
+    assert all_of(tmp_path) == {"own/a.txt": "first", "own/mark.json": "{}"}
+
+
+def test_what_comes_into_the_folder_meanwhile_stays(tmp_path):
+    write(tmp_path / "own", "first")
+    with pytest.raises(ValueError, match="thesis.docx"), replacing(tmp_path / "own", LETTERS):
+        (tmp_path / "own" / "thesis.docx").write_text("mine")
+    assert all_of(tmp_path / "own") == {"a.txt": "first", "mark.json": "{}", "thesis.docx": "mine"}
+
+
+def fail_from(move: int, n_failures: int, monkeypatch) -> None:
+    """Let some of the moves fail, counted from 1."""
+    moves, really_move = iter(range(1, 100)), Path.replace
+
+    def replace(self, target):
+        if move <= next(moves) < move + n_failures:
+            raise OSError("the disk is gone")
+        return really_move(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+
+
+@pytest.mark.parametrize("move", [1, 2])
+def test_a_move_that_fails_leaves_the_old_folder(move, tmp_path, monkeypatch):
+    write(tmp_path / "own", "first")
+    fail_from(move, 1, monkeypatch)
+    with pytest.raises(OSError, match="disk is gone"):
+        write(tmp_path / "own", "second")
+    assert all_of(tmp_path) == {"own/a.txt": "first", "own/mark.json": "{}"}
+
+
+def test_a_kill_between_the_moves_is_mended_by_the_next_call(tmp_path, monkeypatch):
+    """Neither the second move nor the way back happens, as after a kill."""
+    write(tmp_path / "own", "first")
+    with monkeypatch.context() as patch:
+        fail_from(2, 2, patch)
+        with pytest.raises(OSError, match="disk is gone"):
+            write(tmp_path / "own", "second")
+    assert all_of(tmp_path / "own-being-replaced")["a.txt"] == "first"
+    with pytest.raises(KeyError), replacing(tmp_path / "own", LETTERS):
+        raise KeyError
+    assert all_of(tmp_path) == {"own/a.txt": "first", "own/mark.json": "{}"}
+
+
+def test_what_a_kill_after_the_moves_left_is_deleted(tmp_path):
+    write(tmp_path / "own", "second")
+    write(tmp_path / "own-being-replaced", "first")
+    (tmp_path / ".own-unfinished").mkdir()
+    write(tmp_path / "own", "third")
+    assert all_of(tmp_path) == {"own/a.txt": "third", "own/mark.json": "{}"}
+    assert [path.name for path in tmp_path.iterdir()] == ["own"]
+
+
+def test_an_archive_is_not_unpacked_over_a_folder(tmp_path):
+    thesis = tmp_path / "data" / "thesis.docx"
+    thesis.parent.mkdir()
+    thesis.write_text("mine")
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
+        archive.writestr("data/a.txt", "new")
+    with pytest.raises(ValueError, match="exists already.*Move the folder away"):
+        unpack(tmp_path / "data.zip", thesis.parent, lambda name: True)
+    assert all_of(tmp_path / "data") == {"thesis.docx": "mine"}
+
+
+def test_the_demo_keeps_a_users_file(tmp_path, capsys, monkeypatch):
+    thesis = tmp_path / "lesson" / "adapter" / "thesis.docx"
+    thesis.parent.mkdir(parents=True)
+    thesis.write_text("mine")
+    monkeypatch.setattr("sleepstage.course.demo._stage_with_shipped_adapter", lambda *_: {})
+    monkeypatch.setattr(
+        "sleepstage.finetuning.trainer.build_trainer", lambda *_, **__: pytest.fail("it began to train")
+    )
+    assert main(["demo", "--out", str(tmp_path)]) == 1
+    assert "thesis.docx" in capsys.readouterr().err and thesis.read_text() == "mine"
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+def test_the_offline_bundle_keeps_a_users_folder(tmp_path):
+    (tmp_path / "thesis.docx").write_text("mine")
+    command = ["make", "offline-bundle", f"BUNDLE={tmp_path}", "PYTHON=false"]
+    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
+    assert done.returncode and "name a new folder" in done.stdout
+    assert all_of(tmp_path) == {"thesis.docx": "mine"}
