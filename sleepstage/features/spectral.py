@@ -56,9 +56,45 @@ def spectral_features(eeg_uv: ArrayLike, sfreq_hz: float) -> dict[str, NDArray[n
     """
     x = as_epochs(eeg_uv)
     _check_spectrum_fits(x.shape[1], sfreq_hz)
-    window = round(WELCH_WINDOW_S * sfreq_hz)
-    freqs_hz, psd = signal.welch(without_mean(x), sfreq_hz, window="hann", nperseg=window, axis=1)
-    return {**spectrum_features(freqs_hz, psd), **_rfft_band_energies(x, sfreq_hz)}
+    return {**spectrum_features(*power_spectrum(x, sfreq_hz)), **_rfft_band_energies(x, sfreq_hz)}
+
+
+def power_spectrum(eeg_uv: ArrayLike, sfreq_hz: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Compute the power spectral density of epochs by Welch's method (1967).
+
+    Parameters
+    ----------
+    eeg_uv : array_like, shape (n_epochs, n_samples)
+        Signal in µV.
+    sfreq_hz : float
+        Sampling rate in Hz.
+
+    Returns
+    -------
+    freqs_hz : ndarray, shape (n_freqs,)
+        Frequencies from 0 to half the sampling rate, 0.25 Hz apart.
+    psd_uv2 : ndarray, shape (n_epochs, n_freqs)
+        Density in µV²/Hz. The row of an epoch with NaN is NaN.
+
+    Raises
+    ------
+    ValueError
+        If `eeg_uv` is not of shape (n_epochs, n_samples).
+
+    Notes
+    -----
+    Hann windows of 4 s that overlap by half, each without its mean. An epoch shorter than 4 s is one window.
+
+    Examples
+    --------
+    >>> seconds = np.arange(3000) / 100
+    >>> freqs_hz, psd_uv2 = power_spectrum([20 * np.sin(2 * np.pi * 10 * seconds)], 100)
+    >>> float(freqs_hz[psd_uv2[0].argmax()])
+    10.0
+    """
+    x = as_epochs(eeg_uv)
+    window = min(x.shape[1], round(WELCH_WINDOW_S * sfreq_hz))
+    return signal.welch(without_mean(x), sfreq_hz, window="hann", nperseg=window, axis=1)
 
 
 @quiet_division
