@@ -14,6 +14,14 @@ DEFINITIONS_VERSION = 1
 """Goes up whenever a feature's definition changes; an adapter records the one it was trained with."""
 
 
+INDEX: tuple[str, ...] = ("subject", "recording", "epoch")
+"""The index levels of a feature table."""
+
+
+NIGHT: list[str] = ["subject", "recording"]
+"""The levels that name a night: ``table.groupby(level=NIGHT)`` gives the nights one by one."""
+
+
 META_COLUMNS: tuple[str, ...] = ("stage", "quality")
 """The columns of a feature table that are not features."""
 

@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from ..recordings.quality import as_epochs, epoch_quality
+from ..recordings.quality import epoch_quality
 from ..stages import UNSCORED
-from .catalogue import (
-    describe_features,
-)
+from .catalogue import INDEX, describe_features
 from .spectral import spectral_features
-from .time_domain import hjorth_features, moment_features, time_features, wavelet_features
+from .time_domain import as_epochs, hjorth_features, moment_features, time_features, wavelet_features
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,10 +46,8 @@ def extract_features(recording: Recording) -> pd.DataFrame:
     good = quality == "ok"
     if good.any():
         values[good] = _all_families(eeg_uv[good], recording.sfreq_hz)[names].to_numpy()
-    index = pd.MultiIndex.from_product(
-        [[recording.subject], [recording.recording], range(len(eeg_uv))],
-        names=["subject", "recording", "epoch"],
-    )
+    levels = [[recording.subject], [recording.recording], range(len(eeg_uv))]
+    index = pd.MultiIndex.from_product(levels, names=INDEX)
     table = pd.DataFrame(values, index=index, columns=list(names))
     stages = UNSCORED if recording.stages is None else np.asarray(recording.stages)
     return table.assign(stage=np.broadcast_to(stages, len(table)).astype(np.int8), quality=quality)

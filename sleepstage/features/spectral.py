@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import fft, integrate, signal, stats
 
-from ..recordings.quality import as_epochs
 from .catalogue import BANDS_HZ, BROAD_BAND_HZ, RATIOS, RFFT_BANDS_HZ
-from .time_domain import divide, entropy_bits, quiet_division, without_mean
+from .time_domain import as_epochs, divide, entropy_bits, quiet_division, without_mean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

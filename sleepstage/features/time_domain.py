@@ -15,7 +15,6 @@ import numpy as np
 import pywt
 from scipy import stats
 
-from ..recordings.quality import as_epochs
 from .catalogue import WAVELET, WAVELET_SCALES_HZ
 
 if TYPE_CHECKING:
@@ -195,3 +194,14 @@ def without_mean(x: NDArray) -> NDArray:
     """The epochs without their means; a constant one becomes 0 exactly, not up to rounding."""
     shifted = x - x[:, :1]
     return shifted - shifted.mean(axis=1, keepdims=True)
+
+
+def as_epochs(eeg_uv: ArrayLike) -> NDArray[np.float64]:
+    """The epochs as float64 of shape (n_epochs, n_samples), else a ValueError that says what came."""
+    x = np.asarray(eeg_uv, dtype=np.float64)
+    if x.ndim != 2 or x.size == 0:
+        raise ValueError(
+            f"got an array of shape {x.shape}, expected (n_epochs, n_samples) with at least one of each; "
+            "a single epoch goes in as eeg_uv[np.newaxis, :]"
+        )
+    return x

@@ -164,7 +164,7 @@ def epoch_quality(eeg_uv: ArrayLike) -> NDArray[np.object_]:
         - ``"disconnected"``: peak to peak under 1 µV for at least five whole seconds in a row;
         - ``"ok"``.
     """
-    x = as_epochs(eeg_uv)
+    x = np.asarray(eeg_uv, dtype=np.float64)
     lowest, highest = x.min(axis=1, keepdims=True), x.max(axis=1, keepdims=True)
     extreme = (x == lowest) | (x == highest)
     repeated = x[:, 1:] == x[:, :-1]
@@ -187,14 +187,3 @@ def _has_dead_stretch(x: NDArray[np.float64]) -> NDArray[np.bool_]:
     seconds = x[:, : STRETCHES * n_samples].reshape(len(x), STRETCHES, n_samples)
     dead = np.ptp(seconds, axis=2) < FLAT_PTP_UV
     return sliding_window_view(dead, DEAD_STRETCHES, axis=1).all(axis=2).any(axis=1)
-
-
-def as_epochs(eeg_uv: ArrayLike) -> NDArray[np.float64]:
-    """The epochs as float64 of shape (n_epochs, n_samples), else a ValueError that says what came."""
-    x = np.asarray(eeg_uv, dtype=np.float64)
-    if x.ndim != 2 or x.size == 0:
-        raise ValueError(
-            f"got an array of shape {x.shape}, expected (n_epochs, n_samples) with at least one of each; "
-            "a single epoch goes in as eeg_uv[np.newaxis, :]"
-        )
-    return x
