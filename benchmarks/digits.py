@@ -20,10 +20,11 @@ import pandas as pd
 import torch
 from torch import nn
 
-from sleepstage.dataset.digits import COHORT_COLUMNS, NIGHT, PUBLISHED_COLUMNS, Digit, PromptSpec
+from sleepstage.dataset.digits import COHORT_COLUMNS, PUBLISHED_COLUMNS, Digit, PromptSpec
 from sleepstage.dataset.splits import partition_subjects, recut
 from sleepstage.dataset.table import load_table, save_table
 from sleepstage.evaluation.metrics import report, score
+from sleepstage.features.catalogue import NIGHT
 from sleepstage.stages import STAGES
 
 CLASS_WEIGHTS = (1.0, 1.5, 1.0, 1.2, 1.2)

@@ -21,10 +21,10 @@ import pandas as pd
 from sleepstage.dataset.splits import check_no_leakage, first_nights, partition_subjects, recut
 from sleepstage.dataset.table import load_table
 from sleepstage.evaluation.metrics import score
+from sleepstage.features.catalogue import INDEX, NIGHT
 from sleepstage.staging.stager import Stager
 
 EPOCHS_AN_HOUR = 120
-NIGHT = ["subject", "recording"]
 
 
 def in_pieces(table: pd.DataFrame, hours: float = 4) -> pd.DataFrame:
@@ -54,7 +54,7 @@ def with_more_wake(table: pd.DataFrame, hours: float = 13) -> pd.DataFrame:
 
 
 def _named(night: pd.DataFrame, subject: object, recording: str) -> pd.DataFrame:
-    index = pd.MultiIndex.from_product([[subject], [recording], range(len(night))], names=[*NIGHT, "epoch"])
+    index = pd.MultiIndex.from_product([[subject], [recording], range(len(night))], names=INDEX)
     return night.set_axis(index)
 
 

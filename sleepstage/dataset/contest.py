@@ -27,7 +27,7 @@ from gdown import exceptions as gdown_exceptions
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from ..features.catalogue import BANDS_HZ, describe_features
+from ..features.catalogue import BANDS_HZ, INDEX, describe_features
 from ..features.extract import extract_features
 from ..features.spectral import spectrum_features
 from ..recordings.quality import check_peak_to_peak, check_unit
@@ -181,7 +181,7 @@ def _index(files: list[Path]) -> pd.MultiIndex:
             f"{strange[0]} is not named <subject>-<epoch>.npy, so nobody knows whose epoch it is"
         )
     rows = [(name["subject"], name["subject"], int(name["epoch"])) for name in named]
-    index = pd.MultiIndex.from_tuples(rows, names=["subject", "recording", "epoch"])
+    index = pd.MultiIndex.from_tuples(rows, names=INDEX)
     if not index.is_unique:
         subject, _, epoch = index[index.duplicated()][0]
         raise ValueError(

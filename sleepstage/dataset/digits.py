@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..features.catalogue import DEFINITIONS_VERSION, describe_features, feature_columns
+from ..features.catalogue import DEFINITIONS_VERSION, NIGHT, describe_features, feature_columns
 from ..stages import STAGES
 
 N_LEVELS = 9
@@ -32,9 +32,6 @@ MISSING = 0
 
 
 VERSIONS = {"format_version": 1, "definitions_version": DEFINITIONS_VERSION}
-
-
-NIGHT = ["subject", "recording"]
 
 
 SHORT_NIGHT = 240  # epochs: two hours, under which a night's own levels say little

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import GroupShuffleSplit
 
-from ..features.catalogue import feature_columns
+from ..features.catalogue import NIGHT, feature_columns
 from ..recordings.recording import person_in_name
 
 # Two of 113 nights of Sleep-EDF reach .55 at most; the shipped night under 5 uV of noise, .94 with itself.
@@ -198,7 +198,7 @@ def _check_content(features: pd.DataFrame, recordings: pd.MultiIndex) -> None:
     content = pd.Series(pd.util.hash_pandas_object(features, index=False).to_numpy(), index=recordings)
     content = content[features.notna().any(axis=1).to_numpy()]
     content = content[content.duplicated(keep=False)]
-    number = content.index.to_frame(index=False).groupby(["subject", "recording"], sort=False).ngroup()
+    number = content.index.to_frame(index=False).groupby(NIGHT, sort=False).ngroup()
     rows = pd.DataFrame({"content": content.to_numpy(), "night": number.to_numpy()}).drop_duplicates()
     pairs = rows.merge(rows, on="content").query("night_x < night_y").value_counts(["night_x", "night_y"])
     lengths = recordings.value_counts()
@@ -213,7 +213,7 @@ def _check_content(features: pd.DataFrame, recordings: pd.MultiIndex) -> None:
 
 def _check_courses(features: pd.DataFrame) -> None:
     """Refuse two recordings whose features rise and fall together, by the mean rank correlation."""
-    nights = features.groupby(level=["subject", "recording"], sort=False)
+    nights = features.groupby(level=NIGHT, sort=False)
     lengths = nights.size()
     number, place = nights.ngroup().to_numpy(), nights.cumcount().to_numpy()
     total, n_shared = np.zeros((2, len(lengths), len(lengths)), dtype=np.float32)

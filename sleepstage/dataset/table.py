@@ -16,6 +16,8 @@ import pandas as pd
 
 from ..features.catalogue import (
     DEFINITIONS_VERSION,
+    INDEX,
+    NIGHT,
     PUBLISHED_N_SAMPLES,
     PUBLISHED_TABLE_COLUMNS,
     RFFT_BANDS_HZ,
@@ -24,11 +26,7 @@ from ..features.catalogue import (
 from ..features.spectral import rfft_rest
 from ..files import _check_exists, _numeric, _read_npz, _write_npz
 from ..stages import STAGES, UNSCORED
-from .digits import NIGHT
 from .splits import check_people
-
-INDEX = ("subject", "recording", "epoch")
-
 
 TABLE_KEYS = ("features", "feature_names", "stage", *INDEX)
 
@@ -147,11 +145,11 @@ def describe_nights(table: pd.DataFrame) -> pd.DataFrame:
         the one before; the epochs of each stage; ``unscored``, those without one; and of each ``quality``
         that occurs, if the table has that column.
     """
-    nights = table.groupby(level=["subject", "recording"], sort=False)
+    nights = table.groupby(level=NIGHT, sort=False)
     number = table.index.get_level_values("epoch").to_series(index=table.index)
-    steps = number.groupby(level=["subject", "recording"], sort=False).diff()
+    steps = number.groupby(level=NIGHT, sort=False).diff()
     counts = pd.DataFrame({"epochs": nights.size()})
-    counts["gaps"] = (steps.notna() & (steps != 1)).groupby(level=["subject", "recording"], sort=False).sum()
+    counts["gaps"] = (steps.notna() & (steps != 1)).groupby(level=NIGHT, sort=False).sum()
     for code, name in [*enumerate(STAGES), (UNSCORED, "unscored")]:
         counts[name] = nights["stage"].agg(lambda stages, code=code: (stages == code).sum())
     for kind in sorted(table["quality"].unique()) if "quality" in table else ():

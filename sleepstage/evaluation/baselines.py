@@ -12,12 +12,11 @@ from scipy.ndimage import correlate1d
 from scipy.signal.windows import triang
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from ..dataset.digits import NIGHT
 from ..dataset.table import consecutive_runs
-from ..features.catalogue import feature_columns
+from ..features.catalogue import INDEX, NIGHT, feature_columns
 from ..stages import STAGES, UNSCORED
 
-_KEYS = ["subject", "recording", "epoch"]
+_KEYS = list(INDEX)
 
 
 _NEIGHBOURS = (-2, -1, 1, 2)

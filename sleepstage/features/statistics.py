@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import warnings
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,9 @@ from sklearn.feature_selection import mutual_info_classif
 
 from ..stages import STAGE_CODES, STAGES, UNSCORED, stage_codes
 from .catalogue import feature_columns
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
 
 
 def separation(table: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 0) -> pd.DataFrame:
@@ -67,11 +71,13 @@ def separation(table: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 0) -> p
             "one person has no interval over people: low and high are NaN (n_bootstrap=0 asks for none)",
             stacklevel=2,
         )
-    once_each = np.ones((1, len(effects)))
-    drawn = np.random.default_rng(seed).multinomial(len(effects), once_each[0] / len(effects), n_bootstrap)
-    low, high = _interval(_weighted_means(effects, drawn), n_subjects)
+    known = n_subjects > 1
+    low, high = np.full((2, *known.shape), np.nan)
+    if n_bootstrap:
+        draws = _weighted_means(effects, resample_people(len(effects), n_bootstrap, seed))
+        low[known], high[known] = interval(draws[:, known])
     columns = {
-        "effect": _weighted_means(effects, once_each)[0],
+        "effect": _weighted_means(effects, np.ones((1, len(effects))))[0],
         "low": low,
         "high": high,
         "n_subjects": n_subjects,
@@ -165,13 +171,39 @@ def _weighted_means(effects: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.divide(totals, people, out=np.full(totals.shape, np.nan), where=people > 0)
 
 
-def _interval(draws: np.ndarray, n_subjects: np.ndarray) -> np.ndarray:
-    """Take the 95 % interval (2, …) of draws, where there are two people or more to draw from."""
-    known = (n_subjects > 1) & (len(draws) > 0)
-    limits = np.full((2, *n_subjects.shape), np.nan)
-    if known.any():
-        limits[:, known] = np.nanpercentile(draws[:, known], [2.5, 97.5], axis=0)
-    return limits
+def resample_people(n_people: int, n_draws: int, seed: int) -> NDArray[np.int64]:
+    """Draw people with replacement, for a bootstrap over people.
+
+    Parameters
+    ----------
+    n_people : int
+    n_draws : int
+        Samples, each of `n_people` people.
+    seed : int
+
+    Returns
+    -------
+    ndarray of int, shape (n_draws, n_people)
+        How often each person is in a sample; every row adds up to `n_people`. The same arguments give the
+        same samples, so that two models can be compared on the same people.
+    """
+    return np.random.default_rng(seed).multinomial(n_people, np.full(n_people, 1 / n_people), n_draws)
+
+
+def interval(values: ArrayLike) -> NDArray[np.float64]:
+    """Give the 95 % percentile interval of bootstrap values.
+
+    Parameters
+    ----------
+    values : array_like, shape (n_draws, ...)
+        A figure of each sample; NaN where a sample has none.
+
+    Returns
+    -------
+    ndarray, shape (2, ...)
+        The lower and the upper bound (Efron & Tibshirani 1993, An Introduction to the Bootstrap, ch. 13).
+    """
+    return np.nanpercentile(values, [2.5, 97.5], axis=0)
 
 
 MIN_EPOCHS = 10  # five minutes: of less, a person's night says nothing about a stage
