@@ -73,7 +73,7 @@ def separation(table: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 0) -> p
         )
     known = n_subjects > 1
     low, high = np.full((2, *known.shape), np.nan)
-    if n_bootstrap:
+    if n_bootstrap and known.any():
         draws = _weighted_means(effects, resample_people(len(effects), n_bootstrap, seed))
         low[known], high[known] = interval(draws[:, known])
     columns = {
