@@ -1,107 +1,53 @@
 """Teach a large language model to read a night of sleep.
 
-EEG → features → text → QLoRA → hypnogram. The names below are loaded when they are first used, so that
-reading a night does not wait for PyTorch.
+EEG → features → text → QLoRA → hypnogram. A public name is imported when it is first used, so that
+reading and plotting a night does not wait for PyTorch.
 """
 
 import logging
 from importlib import import_module
 from typing import Any
 
-# While it is imported, bitsandbytes looks for a compiled kernel on the hub, and warns that it does without.
+__version__ = "0.1.0"
+
+# On import, bitsandbytes warns that it has no compiled kernel for the CPU. It must be silenced before that.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
-_HOME = {
-    "Recording": "recordings.recording",
-    "load_demo": "recordings.recording",
-    "read_recording": "recordings.recording",
-    "demo_paths": "recordings.recording",
-    "describe_features": "features.catalogue",
-    "extract_features": "features.extract",
-    "feature_columns": "features.catalogue",
-    "fetch_contest": "dataset.contest",
-    "missing_features": "dataset.contest",
-    "read_contest": "dataset.contest",
-    "sleep_edf_table": "dataset.sleep_edf",
-    "folder_table": "dataset.folder",
-    "open_table": "dataset.sources",
-    "collect": "dataset.table",
-    "describe_nights": "dataset.table",
-    "drop_unscored": "dataset.table",
-    "load_dictionary": "recordings.dictionary",
-    "load_table": "dataset.table",
-    "save_dictionary": "recordings.dictionary",
-    "save_table": "dataset.table",
-    "check_no_leakage": "dataset.splits",
-    "partition_subjects": "dataset.splits",
-    "recut": "dataset.splits",
-    "split_blocks": "dataset.splits",
-    "split_subjects": "dataset.splits",
-    "split_table": "dataset.splits",
-    "Digit": "dataset.digits",
-    "PromptSpec": "dataset.digits",
-    "default_digits": "dataset.digits",
-    "epoch_in_words": "dataset.digits",
-    "label_token_ids": "dataset.digits",
-    "night_text": "dataset.digits",
-    "parse_text": "dataset.digits",
-    "OFFLINE_MODEL": "finetuning.settings",
-    "load_base": "finetuning.base_model",
-    "load_tokenizer": "finetuning.base_model",
-    "prepare": "finetuning.base_model",
-    "merge": "finetuning.adapter",
-    "push": "finetuning.adapter",
-    "training_plan": "finetuning.memory_plan",
-    "PRESETS": "finetuning.settings",
-    "detect": "finetuning.settings",
-    "TrainingConfig": "finetuning.settings",
-    "finetune": "finetuning.trainer",
-    "training_windows": "finetuning.training_texts",
-    "Stager": "staging.stager",
-    "cohort_figures": "evaluation.cohort",
-    "evaluate_cohort": "evaluation.cohort",
-    "kappa_difference_ci": "evaluation.cohort",
-    "load_validation": "evaluation.cohort",
-    "confusion": "evaluation.metrics",
-    "gradient_boosting_baseline": "evaluation.baselines",
-    "majority_baseline": "evaluation.baselines",
-    "most_probable_stages": "stages",
-    "report": "evaluation.metrics",
-    "score": "evaluation.metrics",
-    "plot_confusion_matrix": "plots.results",
-    "plot_epoch": "plots.epoch",
-    "plot_features_by_stage": "plots.features",
-    "plot_hypnodensity": "plots.hypnogram",
-    "plot_hypnogram": "plots.hypnogram",
-    "plot_hypnogram_comparison": "plots.hypnogram",
-    "plot_spectrogram": "plots.hypnogram",
-    "plot_training_curve": "plots.results",
-    "between_people": "features.statistics",
-    "compare_with_cohort": "features.statistics",
-    "correlation_clusters": "features.statistics",
-    "export_table": "dataset.table",
-    "mutual_information": "features.statistics",
-    "separation": "features.statistics",
-    "plot_feature_correlations": "plots.features",
-    "plot_feature_course": "plots.features",
-    "plot_spectrum": "plots.features",
-    "coloured_text": "plots.epoch",
-    "night_explorer": "plots.widgets",
-    "plot_night_explorer": "plots.epoch",
-    "plot_what_if": "plots.epoch",
-    "what_if": "plots.widgets",
-    "STAGES": "stages",
-    "STAGE_COLORS": "stages",
-    "BANDS_HZ": "features.catalogue",
-    "plan_text": "finetuning.memory_plan",
-    "peak_memory_gib": "finetuning.settings",
-    "LiveCurve": "plots.widgets",
-    "check_restart": "course.colab",
-    "data_folder": "course.colab",
-    "workshop": "course.workshop",
+_NAMES = {
+    "stages": "STAGES STAGE_COLORS most_probable_stages",
+    "recordings.recording": "Recording demo_paths load_demo read_recording",
+    "recordings.dictionary": "load_dictionary save_dictionary",
+    "features.catalogue": "BANDS_HZ describe_features feature_columns",
+    "features.extract": "extract_features",
+    "features.statistics": "between_people compare_with_cohort correlation_clusters "
+    "mutual_information separation",
+    "dataset.contest": "fetch_contest missing_features read_contest",
+    "dataset.sleep_edf": "sleep_edf_table",
+    "dataset.folder": "folder_table",
+    "dataset.sources": "open_table",
+    "dataset.table": "collect describe_nights drop_unscored export_table load_table save_table",
+    "dataset.splits": "check_no_leakage partition_subjects recut split_blocks split_subjects split_table",
+    "dataset.digits": "Digit PromptSpec default_digits epoch_in_words label_token_ids night_text parse_text",
+    "finetuning.settings": "OFFLINE_MODEL PRESETS TrainingConfig detect peak_memory_gib",
+    "finetuning.base_model": "load_base load_tokenizer prepare",
+    "finetuning.adapter": "merge push",
+    "finetuning.memory_plan": "plan_text training_plan",
+    "finetuning.training_texts": "training_windows",
+    "finetuning.trainer": "finetune",
+    "staging.stager": "Stager",
+    "evaluation.metrics": "confusion report score",
+    "evaluation.baselines": "gradient_boosting_baseline majority_baseline",
+    "evaluation.cohort": "cohort_figures evaluate_cohort kappa_difference_ci load_validation",
+    "plots.epoch": "coloured_text plot_epoch plot_night_explorer plot_what_if",
+    "plots.features": "plot_feature_correlations plot_feature_course plot_features_by_stage plot_spectrum",
+    "plots.hypnogram": "plot_hypnodensity plot_hypnogram plot_hypnogram_comparison plot_spectrogram",
+    "plots.results": "plot_confusion_matrix plot_training_curve",
+    "plots.widgets": "LiveCurve night_explorer what_if",
+    "course.colab": "check_restart data_folder",
+    "course.workshop": "workshop",
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 
-__version__ = "0.1.0"
 __all__ = sorted(_HOME)
 
 
