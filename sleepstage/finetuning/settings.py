@@ -16,6 +16,7 @@ import torch
 from accelerate import PartialState
 
 OFFLINE_MODEL = "smollm2-135m-instruct"
+"""The base model that runs on any computer and without a hub, once :func:`prepare` has fetched it."""
 
 
 LLAMA_3B = "unsloth/Llama-3.2-3B-Instruct-bnb-4bit"  # in NF4 already, and not gated as Meta's own is
@@ -129,6 +130,7 @@ AMPERE = Preset(
 
 
 PRESETS = {preset.name: preset for preset in (CPU, T4, AMPERE)}
+"""Every preset by its name; :func:`detect` chooses the one for this machine."""
 
 
 def detect() -> Preset:
