@@ -1,10 +1,11 @@
-"""An adapter as files: written whole, merged into its base model, pushed to a hub."""
+"""An adapter as files: loaded with its base model, saved, merged into the base, pushed to a hub."""
 
 from __future__ import annotations
 
 import json
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,59 +24,157 @@ from .base_model import (
 )
 from .calibration import HypnogramPrior
 
-OWN_FILES = ("prompt.json", "prior.json", "train.json")
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", *OWN_FILES)
 SHIPPED_ADAPTER = DATA_DIR / "adapter"
+
+OWN_FILES = ("prompt.json", "prior.json", "train.json")
+"""What we write beside the weights, into an adapter's folder and into a merged model's."""
+
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", *OWN_FILES)
 
 ADAPTER = Contents("an adapter folder", ADAPTER_FILES.__contains__, "train.json")
 
-
-# What transformers writes for a model and its tokenizer, and we beside it.
-_MERGED_FILE = re.compile(
-    r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json"
-    r"|merges\.txt|tokenizer\.model|chat_template\.jinja|model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|"
-    + "|".join(map(re.escape, OWN_FILES))
+MERGED = Contents(
+    "a merged model's folder",
+    re.compile(  # what transformers writes for a model and its tokenizer, and our own files
+        r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json"
+        r"|merges\.txt|tokenizer\.model|chat_template\.jinja|model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|"
+        + "|".join(map(re.escape, OWN_FILES))
+    ).fullmatch,
+    "train.json",
 )
 
 
-MERGED = Contents("a merged model's folder", _MERGED_FILE.fullmatch, "train.json")
+@dataclass(frozen=True)
+class Adapter:
+    """A tuned model in memory, with all that its folder says about it.
+
+    Attributes
+    ----------
+    model : peft.PeftModel or transformers.PreTrainedModel
+        The base model with the low-rank matrices beside its layers; or a merged model, which is one model.
+    tokenizer : transformers tokenizer
+    spec : PromptSpec
+        ``prompt.json``: how a night becomes text.
+    prior : HypnogramPrior
+        ``prior.json``: temperature and stage transitions.
+    card : dict
+        ``train.json``: the base model, the people that it learned from, the settings of the training.
+    """
+
+    model: Any
+    tokenizer: Any
+    spec: PromptSpec
+    prior: HypnogramPrior
+    card: dict[str, Any]
 
 
-def save_adapter(
-    model: Any, folder: str | Path, spec: PromptSpec, prior: HypnogramPrior, card: dict[str, Any]
-) -> None:
+def load_adapter(
+    folder: str | Path, base: str | Path | None = None, nf4: bool | None = None, trainable: bool = False
+) -> Adapter:
+    """Load an adapter on the base model that it was trained on, or a merged model.
+
+    Parameters
+    ----------
+    folder : str or Path
+        An adapter folder written by :func:`sleepstage.finetune`, or a model's written by
+        :func:`sleepstage.merge`, which needs no base model.
+    base : str or Path, optional
+        Where the base model lies, if not where it was in training.
+    nf4 : bool, optional
+        Quantize the base model, or do not; by default as in training. A merged model is not quantized by
+        default.
+    trainable : bool
+        Let the low-rank matrices be trained further.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a file is missing in the folder.
+    ValueError
+        If the base model or its tokenizer is not the one that the adapter was trained on.
+    """
+    folder = Path(folder)
+    merged = (folder / "config.json").is_file()
+    missing = [name for name in (OWN_FILES if merged else ADAPTER_FILES) if not (folder / name).is_file()]
+    if missing:
+        raise FileNotFoundError(f"{folder} is not an adapter folder: it lacks {', '.join(missing)}")
+    card = json.loads((folder / "train.json").read_text(encoding="utf-8"))
+    spec, prior = PromptSpec.load(folder / "prompt.json"), HypnogramPrior.load(folder / "prior.json")
+    if merged:
+        return Adapter(load_base(folder, bool(nf4)), load_tokenizer(folder), spec, prior, card)
+    base = base or card["base"]
+    tokenizer = load_tokenizer(base)
+    _check_fits(folder, card, base, tokenizer, spec)
+    with quiet_libraries():
+        base_model = load_base(base, card["nf4"] if nf4 is None else nf4)
+        model = PeftModel.from_pretrained(base_model, str(folder), is_trainable=trainable)
+    return Adapter(model, tokenizer, spec, prior, card)
+
+
+def _check_fits(folder: Path, card: dict, base: str | Path, tokenizer: Any, spec: PromptSpec) -> None:
+    """Compare a base model with the one that an adapter was trained on."""
+    pairs: dict[str, tuple[Any, Any]] = {
+        "base model weights": (card["base_fingerprint"], fingerprint(base)),
+        "tokenizer": (card["tokenizer_hash"], tokenizer_hash(tokenizer)),
+        "label tokens": (card["label_token_ids"], label_token_ids(spec.labels, tokenizer)),
+    }
+    if "base_architecture" in card:  # the first adapters do not say
+        pairs["base model architecture"] = (card["base_architecture"], architecture(base))
+    for what, (trained, found) in pairs.items():
+        if trained != found:
+            raise ValueError(
+                f"the adapter in {folder} does not fit {base}: it was trained with the {what} {trained}, "
+                f"found {found}. Use the base model {card['base']!r} it was trained on, or train it anew."
+            )
+
+
+def save_adapter(adapter: Adapter, folder: str | Path) -> None:
     """Write an adapter folder whole: the weights, ``prompt.json``, ``prior.json`` and ``train.json``.
+
+    Weights are written in half precision. Those of the model in memory are rounded in the same way, so that
+    it gives the same answers as the one that is loaded later.
 
     Raises
     ------
     ValueError
         If a weight is not finite, or the folder holds something else (:func:`sleepstage.files.replacing`).
     """
-    model.peft_config["default"].base_model_name_or_path = str(card["base"])
+    model = adapter.model
+    model.peft_config["default"].base_model_name_or_path = str(adapter.card["base"])
     lora = {name: parameter for name, parameter in model.named_parameters() if "lora_" in name}
     halves = {name: weight.data.half() for name, weight in lora.items()}
     check_finite(halves.items())
-    for name, weight in lora.items():  # half the file; the model in hand gets the same rounded weights
+    for name, weight in lora.items():
         weight.data = halves[name]
     with replacing(folder, ADAPTER) as scratch:
         model.save_pretrained(scratch, save_embedding_layers=False)  # they are the base model's own
         (scratch / "README.md").unlink(missing_ok=True)  # peft's empty template
         _keep_only_what_is_set(scratch / "adapter_config.json")
-        spec.save(scratch / "prompt.json")
-        prior.save(scratch / "prior.json")
-        (scratch / "train.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+        adapter.spec.save(scratch / "prompt.json")
+        adapter.prior.save(scratch / "prior.json")
+        _write_json(scratch / "train.json", adapter.card)
     for weight in lora.values():
         weight.data = weight.data.float()
+
+
+def _keep_only_what_is_set(config: Path) -> None:
+    """Drop the settings that are off: an older peft does not know all settings of a newer one."""
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    _write_json(config, {name: value for name, value in settings.items() if value not in (None, False, {})})
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def merge(adapter: str | Path, folder: str | Path, base: str | Path | None = None) -> Path:
     """Add an adapter to its base model's weights, and write an ordinary model that needs no peft.
 
-    The base model is not quantized for that, nor is the result: an adapter that was trained beside NF4
-    weights is added to the exact ones that they stand for, and answers as ``Stager.from_pretrained(adapter,
-    nf4=False)`` does. A base that exists in NF4 only is dequantized first. The folder, with four bytes a
-    weight on a CPU, is read by ``Stager.from_pretrained(folder)``, and by whatever reads a LLaMA; but
-    others read from left to right only, and misread with an adapter that was trained to read both ways.
+    The base model is loaded without quantization, or dequantized if it exists in NF4 only, and the result is
+    not quantized. It gives the answers of ``Stager.from_pretrained(adapter, nf4=False)``. Its folder takes
+    four bytes a weight on a CPU. ``Stager.from_pretrained(folder)`` reads it, and so does every program that
+    reads a LLaMA. But other programs use causal attention: they misread a model that was trained with
+    bidirectional attention.
 
     Parameters
     ----------
@@ -96,12 +195,12 @@ def merge(adapter: str | Path, folder: str | Path, base: str | Path | None = Non
     """
     adapter, folder = Path(adapter), Path(folder)
     check_replaceable(folder, MERGED, [adapter])  # before a large model is loaded
-    model, tokenizer, card = load_adapter(adapter, base, nf4=False)
-    with replacing(folder, MERGED, [adapter, base or card["base"]]) as scratch, quiet_libraries():
-        merged = model.merge_and_unload()
-        check_finite(merged.named_parameters())
-        merged.save_pretrained(scratch, save_original_format=False)  # not in NF4, if the base came so
-        tokenizer.save_pretrained(scratch)
+    loaded = load_adapter(adapter, base, nf4=False)
+    with replacing(folder, MERGED, [adapter, base or loaded.card["base"]]) as scratch, quiet_libraries():
+        model = loaded.model.merge_and_unload()
+        check_finite(model.named_parameters())
+        model.save_pretrained(scratch, save_original_format=False)  # not in NF4, if the base came so
+        loaded.tokenizer.save_pretrained(scratch)
         for name in OWN_FILES:
             shutil.copy2(adapter / name, scratch)
     return folder
@@ -116,7 +215,7 @@ def push(folder: str | Path, repo: str, token: str | None) -> str:
     repo : str
         ``"owner/name"``; made if it does not exist.
     token : str or None
-        A token that may write. It is never looked for: whoever uploads hands it over.
+        A token that may write. You must pass it: this function does not look for one.
 
     Returns
     -------
@@ -136,50 +235,3 @@ def push(folder: str | Path, repo: str, token: str | None) -> str:
     hub = HfApi(token=token)
     hub.create_repo(repo, private=True, exist_ok=True)  # train.json names the people it learned from
     return str(hub.upload_folder(folder_path=folder, repo_id=repo))
-
-
-def _keep_only_what_is_set(config: Path) -> None:
-    """Drop the settings that are off: an older peft does not know a newer one's."""
-    settings = json.loads(config.read_text(encoding="utf-8"))
-    kept = {name: value for name, value in settings.items() if value not in (None, False, {})}
-    config.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-
-
-def load_adapter(
-    adapter: Path, base: str | Path | None = None, nf4: bool | None = None, trainable: bool = False
-) -> tuple[PeftModel, Any, dict[str, Any]]:
-    """Load an adapter on its base model, checked to be the one it was trained on.
-
-    Returns the model, its tokenizer and what ``train.json`` says; see :meth:`Stager.from_pretrained`.
-    """
-    missing = [name for name in ADAPTER_FILES if not (adapter / name).is_file()]
-    if missing:
-        raise FileNotFoundError(f"{adapter} is not an adapter folder: it lacks {', '.join(missing)}")
-    card = read_card(adapter)
-    base = card["base"] if base is None else base
-    tokenizer = load_tokenizer(base)
-    _check_fits(adapter, card, base, tokenizer, PromptSpec.load(adapter / "prompt.json"))
-    with quiet_libraries():
-        base_model = load_base(base, card["nf4"] if nf4 is None else nf4)
-        model = PeftModel.from_pretrained(base_model, str(adapter), is_trainable=trainable)
-    return model, tokenizer, card
-
-
-def read_card(adapter: Path) -> dict[str, Any]:
-    return json.loads((adapter / "train.json").read_text(encoding="utf-8"))
-
-
-def _check_fits(adapter: Path, card: dict, base: str | Path, tokenizer: Any, spec: PromptSpec) -> None:
-    pairs = {
-        "base model weights": (card["base_fingerprint"], fingerprint(base)),
-        "tokenizer": (card["tokenizer_hash"], tokenizer_hash(tokenizer)),
-        "label tokens": (card["label_token_ids"], label_token_ids(spec.labels, tokenizer)),
-    }
-    if "base_architecture" in card:  # adapters from before do not say
-        pairs["base model architecture"] = (card["base_architecture"], architecture(base))
-    for what, (trained, found) in pairs.items():
-        if trained != found:
-            raise ValueError(
-                f"the adapter in {adapter} does not fit {base}: it was trained with the {what} {trained}, "
-                f"found {found}. Use the base model {card['base']!r} it was trained on, or train it anew."
-            )

@@ -29,7 +29,7 @@ from ..dataset.digits import PromptSpec, label_token_ids, tokenizer_hash
 from ..dataset.table import data_fingerprint
 from ..files import check_replaceable, remove_ours
 from ..stages import STAGES, UNSCORED
-from .adapter import ADAPTER, load_adapter, save_adapter
+from .adapter import ADAPTER, Adapter, load_adapter, save_adapter
 from .base_model import (
     architecture,
     check_finite,
@@ -210,7 +210,7 @@ def _run_identity(
 def _model(config: TrainingConfig) -> Any:
     if config.start_from is None:
         return load_base(config.base, config.nf4)
-    return load_adapter(Path(config.start_from), config.base, config.nf4, trainable=True)[0]
+    return load_adapter(Path(config.start_from), config.base, config.nf4, trainable=True).model
 
 
 def lora_config(config: TrainingConfig) -> LoraConfig:
@@ -324,7 +324,8 @@ def finetune(
     curve = training_curve(trainer.state)
     if trainer.is_world_process_zero():  # of several processes, one writes
         card = {**_card(trainer, train_table, config, curve, minutes), "taught": teacher is not None}
-        save_adapter(trainer.model, adapter, spec, HypnogramPrior.from_table(train_table), card)
+        prior = HypnogramPrior.from_table(train_table)
+        save_adapter(Adapter(trainer.model, trainer.processing_class, spec, prior, card), adapter)
         remove_ours(work, CHECKPOINTS)
     return curve
 

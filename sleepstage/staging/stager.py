@@ -16,10 +16,11 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from ..dataset.digits import NIGHT, PromptSpec, label_token_ids
+from ..dataset.digits import PromptSpec, label_token_ids
 from ..dataset.table import consecutive_runs
 from ..dataset.windows import covering_starts, cut_windows
-from ..finetuning.adapter import SHIPPED_ADAPTER, load_adapter, read_card
+from ..features.catalogue import NIGHT
+from ..finetuning.adapter import SHIPPED_ADAPTER, load_adapter
 from ..finetuning.base_model import (
     load_base,
     load_tokenizer,
@@ -99,17 +100,9 @@ class Stager:
         ValueError
             If the base model or its tokenizer is not the one that the adapter was trained on.
         """
-        adapter = Path(adapter or SHIPPED_ADAPTER)
-        if (adapter / "config.json").is_file():
-            model, tokenizer, card = (
-                load_base(adapter, bool(nf4)),
-                load_tokenizer(adapter),
-                read_card(adapter),
-            )
-        else:
-            model, tokenizer, card = load_adapter(adapter, base, nf4)
-        spec, prior = PromptSpec.load(adapter / "prompt.json"), HypnogramPrior.load(adapter / "prior.json")
-        return cls(model, tokenizer, spec, card["subjects"], prior)
+        loaded = load_adapter(adapter or SHIPPED_ADAPTER, base, nf4)
+        subjects = loaded.card["subjects"]
+        return cls(loaded.model, loaded.tokenizer, loaded.spec, subjects, loaded.prior)
 
     def predict_proba(
         self,

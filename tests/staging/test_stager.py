@@ -11,7 +11,7 @@ import torch
 
 import sleepstage as ss
 from sleepstage.dataset.windows import cut_windows
-from sleepstage.finetuning.adapter import save_adapter
+from sleepstage.finetuning.adapter import Adapter, save_adapter
 from sleepstage.finetuning.calibration import HypnogramPrior
 from sleepstage.finetuning.trainer import _card as card_of
 from sleepstage.finetuning.trainer import build_trainer
@@ -106,7 +106,8 @@ def adapter(table, spec, tiny_base, tmp_path_factory):
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
     card = card_of(trainer, table, config, pd.DataFrame(), 0.0)
-    save_adapter(trainer.model, folder, spec, HypnogramPrior.from_table(table), card)
+    prior = HypnogramPrior.from_table(table)
+    save_adapter(Adapter(trainer.model, trainer.processing_class, spec, prior, card), folder)
     return folder, trainer
 
 
