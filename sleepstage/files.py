@@ -1,7 +1,8 @@
-"""Files: written whole or not at all, and arrays read without pickle."""
+"""Files: written whole or not at all, a file or a folder; and arrays read without pickle."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import zipfile
@@ -15,44 +16,29 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-
-def _numeric(value: Any, name: str, path: Path) -> np.ndarray:
-    try:
-        array = np.asarray(value)
-    except ValueError as error:  # lists of unequal lengths
-        raise ValueError(f"{path}: {name} is not an array of numbers ({error})") from error
-    if array.dtype.kind not in "iuf":
-        raise ValueError(f"{path}: {name} is of type {array.dtype}, expected an array of numbers")
-    return array
+DATA_DIR: Path = Path(__file__).parent / "data"
+"""The folder of the data that ship with the package."""
 
 
-# What numpy and zipfile raise over damaged files; TypeError is for an .npy in an .npz's place, and numpy
-# reads an array's header as Python's own parser would.
-_BROKEN_NPZ = (
-    *(zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, TypeError, ValueError),
-    *(SyntaxError, TokenError),
-)
-
-
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
-    except _BROKEN_NPZ as error:
-        raise ValueError(f"{path} is not a complete .npz file of plain arrays ({error})") from error
-
-
-def _check_exists(path: Path) -> None:
+def check_exists(path: Path, what: str) -> None:
+    """Raise a FileNotFoundError if there is no file; `what` says what it should hold, ``"a hypnogram"``."""
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path} (the folder searched: {path.parent.resolve()})")
+        folder = path.parent.resolve()
+        raise FileNotFoundError(
+            f"there is no file {path}, expected {what}. Check the path (folder: {folder})."
+        )
 
 
-def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    _write_whole(path, lambda file: np.savez_compressed(file, **arrays))
+def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Write beside the final place, then move: the file is there complete or not at all.
 
-
-def _write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Write beside the final place, then move: the file is there complete or not at all."""
+    Parameters
+    ----------
+    path : pathlib.Path
+        Its folder is made if it does not exist.
+    write : callable
+        Writes the content into the open file that it is given.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial{os.getpid()}")
     try:
@@ -63,8 +49,43 @@ def _write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         partial.unlink(missing_ok=True)
 
 
-DATA_DIR: Path = Path(__file__).parent / "data"
-"""Where the package's own data lie."""
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file, UTF-8 and indented, whole or not at all."""
+    text = json.dumps(content, indent=1) + "\n"
+    write_whole(path, lambda file: file.write(text.encode()))
+
+
+def write_npz(path: Path, arrays: dict[str, Any]) -> None:
+    """Write named arrays as a compressed ``.npz``, whole or not at all."""
+    write_whole(path, lambda file: np.savez_compressed(file, **arrays))
+
+
+# What numpy and zipfile raise over damaged files. TypeError: a single array in an .npz's place. SyntaxError
+# and TokenError: numpy reads an array's header with Python's own parser.
+_BROKEN_NPZ = (
+    *(zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, TypeError, ValueError),
+    *(SyntaxError, TokenError),
+)
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Read the arrays of an ``.npz`` without pickle, or raise a ValueError that names the file."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {key: file[key] for key in file.files}
+    except _BROKEN_NPZ as error:
+        raise ValueError(f"{path} is not a complete .npz file of plain arrays ({error})") from error
+
+
+def as_numbers(value: Any, name: str, path: Path) -> np.ndarray:
+    """Give a value of a file as an array of numbers, or raise a ValueError that names both."""
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # lists of unequal lengths
+        raise ValueError(f"{path}: {name} is not an array of numbers ({error})") from error
+    if array.dtype.kind not in "iuf":
+        raise ValueError(f"{path}: {name} is of type {array.dtype}, expected an array of numbers")
+    return array
 
 
 @dataclass(frozen=True)
@@ -95,7 +116,7 @@ def check_replaceable(folder: str | Path, contents: Contents, keep: Iterable[str
         It may be absent or empty.
     contents : Contents
     keep : iterable of str or Path
-        Folders that are still needed: a base model's, say.
+        Folders that are still needed, such as a base model's.
 
     Raises
     ------
@@ -106,7 +127,7 @@ def check_replaceable(folder: str | Path, contents: Contents, keep: Iterable[str
     folder = Path(folder).resolve()
     another = "Nothing was deleted. Name a folder that does not exist yet"
     for kept in map(Path, keep):
-        if kept.exists() and (kept.resolve() == folder or folder in kept.resolve().parents):
+        if kept.exists() and kept.resolve().is_relative_to(folder):
             raise ValueError(
                 f"{folder} would be replaced, but {kept} lies there and is still needed. {another}."
             )
@@ -114,13 +135,14 @@ def check_replaceable(folder: str | Path, contents: Contents, keep: Iterable[str
         return
     if not folder.is_dir():
         raise ValueError(f"{folder} is a file, expected a folder to write. {another}.")
-    foreign = [inner for inner, path in _inside(folder) if _is_foreign(inner, path, contents)]
+    inside = _names_inside(folder)
+    foreign = [name for name in inside if not contents.is_ours(name)]
     if foreign:
         raise ValueError(
             f"{folder} would be replaced, but it holds {foreign[0]!r}, which does not belong in "
             f"{contents.kind}. {another}, or move that file to another place."
         )
-    if any(folder.iterdir()) and not any(folder.glob(contents.mark)):
+    if inside and not any(folder.glob(contents.mark)):
         raise ValueError(
             f"{folder} would be replaced, but it holds no {contents.mark}, so it is not {contents.kind} "
             f"that sleepstage wrote whole. {another}, or delete it yourself."
@@ -168,25 +190,23 @@ def replacing(folder: str | Path, contents: Contents, keep: Iterable[str | Path]
 
 def remove_ours(folder: Path, contents: Contents) -> None:
     """Delete what we wrote into a folder, then the folder if it is empty; what is not ours stays."""
-    ours = [path for inner, path in _inside(folder) if contents.is_ours(inner)]
-    files = [path for path in ours if not _is_folder(path)]
-    for path in sorted(files, key=lambda file: file.match(contents.mark)):  # the mark last: a kill may come
-        path.unlink()
-    for path in reversed(ours):  # what is in a folder, before the folder
-        if _is_folder(path) and not any(path.iterdir()):
+    inside = sorted(folder.rglob("*"), reverse=True)  # what is in a folder, before the folder
+    ours = [path for path in inside if contents.is_ours(path.relative_to(folder).as_posix())]
+    # Files, then the mark, since a kill may come between; then folders.
+    for path in sorted(ours, key=lambda path: (_is_folder(path), path.match(contents.mark))):
+        if not _is_folder(path):
+            path.unlink()
+        elif not any(path.iterdir()):
             path.rmdir()
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
 
 
-def _inside(folder: Path) -> list[tuple[str, Path]]:
-    return [(path.relative_to(folder).as_posix(), path) for path in sorted(folder.rglob("*"))]
+def _names_inside(folder: Path) -> list[str]:
+    """Give what lies in a folder and in its folders, without the folders that hold something."""
+    paths = [path for path in sorted(folder.rglob("*")) if not _is_folder(path) or not any(path.iterdir())]
+    return [path.relative_to(folder).as_posix() for path in paths]
 
 
 def _is_folder(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink()
-
-
-def _is_foreign(inner: str, path: Path, contents: Contents) -> bool:
-    holds_more = _is_folder(path) and any(path.iterdir())  # then what it holds is asked about
-    return not holds_more and not contents.is_ours(inner)

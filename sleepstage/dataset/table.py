@@ -24,7 +24,7 @@ from ..features.catalogue import (
     feature_columns,
 )
 from ..features.spectral import rfft_rest
-from ..files import _check_exists, _numeric, _read_npz, _write_npz
+from ..files import as_numbers, check_exists, read_npz, write_npz
 from ..stages import STAGES, UNSCORED
 from .splits import check_people
 
@@ -56,7 +56,7 @@ def save_table(table: pd.DataFrame, path: str | Path) -> Path:
     arrays |= {name: _plain_array(table.index.get_level_values(name)) for name in INDEX}
     if "quality" in table:
         arrays["quality"] = table["quality"].to_numpy(str)
-    _write_npz(path, arrays)
+    write_npz(path, arrays)
     return path
 
 
@@ -76,8 +76,8 @@ def load_table(path: str | Path) -> pd.DataFrame:
         features were defined otherwise than now.
     """
     path = Path(path)
-    _check_exists(path)
-    arrays = _read_npz(path)
+    check_exists(path, "a feature table")
+    arrays = read_npz(path)
     missing = [key for key in TABLE_KEYS if key not in arrays]
     if missing:
         raise ValueError(
@@ -90,7 +90,7 @@ def load_table(path: str | Path) -> pd.DataFrame:
             f"{path} holds features by the definitions of version {version}, this package has version "
             f"{DEFINITIONS_VERSION}; compute the table anew from the recordings."
         )
-    features = _numeric(arrays["features"], "features", path)
+    features = as_numbers(arrays["features"], "features", path)
     n_rows, n_columns = arrays["stage"].size, arrays["feature_names"].size
     others = {key: arrays[key].shape for key in ("stage", *INDEX, "quality") if key in arrays}
     if features.shape != (n_rows, n_columns) or set(others.values()) != {(n_rows,)}:
@@ -101,7 +101,7 @@ def load_table(path: str | Path) -> pd.DataFrame:
     index = pd.MultiIndex.from_arrays([arrays[name] for name in INDEX], names=INDEX)
     table = pd.DataFrame(features, index=index, columns=arrays["feature_names"].astype(str))
     table = _in_our_units(table)
-    table["stage"] = _numeric(arrays["stage"], "stage", path)
+    table["stage"] = as_numbers(arrays["stage"], "stage", path)
     if "quality" in arrays:
         table["quality"] = arrays["quality"].astype(str)
     _check_table(table)

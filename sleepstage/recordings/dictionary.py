@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files import _check_exists, _numeric, _read_npz, _write_npz, _write_whole
+from ..files import as_numbers, check_exists, read_npz, write_npz, write_whole
 from ..stages import STAGES, UNSCORED
 from .recording import Recording
 
@@ -40,9 +40,9 @@ def save_dictionary(recording: Recording, path: str | Path) -> Path:
         about = {name: getattr(recording, name) for name in ABOUT if getattr(recording, name) is not None}
         if recording.start is not None:
             about["start"] = recording.start.isoformat()
-        _write_npz(path, content | {name: np.asarray(value) for name, value in about.items()})
+        write_npz(path, content | {name: np.asarray(value) for name, value in about.items()})
     elif path.suffix == ".pkl":
-        _write_whole(path, lambda file: pickle.dump(content, file))
+        write_whole(path, lambda file: pickle.dump(content, file))
     else:
         raise ValueError(f"{path.name} ends in {path.suffix!r}, expected .npz (recommended) or .pkl")
     return path
@@ -69,13 +69,13 @@ def load_dictionary(path: str | Path, **about: Any) -> Recording:
         If the file is neither, lacks one of these two arrays, or :class:`sleepstage.Recording` refuses them.
     """
     path = Path(path)
-    _check_exists(path)
-    content = _read_npz(path) if path.suffix == ".npz" else load_array_pickle(path)
+    check_exists(path, "a night as .npz or .pkl")
+    content = read_npz(path) if path.suffix == ".npz" else load_array_pickle(path)
     if not isinstance(content, dict) or not {"EEG_signals", "labels"} <= set(content):
         found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
         raise ValueError(f'{path} holds {found}, expected {{"EEG_signals": array, "labels": array}}')
-    signals = _numeric(content["EEG_signals"], "EEG_signals", path)
-    labels = _numeric(content["labels"], "labels", path)
+    signals = as_numbers(content["EEG_signals"], "EEG_signals", path)
+    labels = as_numbers(content["labels"], "labels", path)
     unknown = sorted(set(np.unique(labels).tolist()) - {UNSCORED, *range(len(STAGES))})
     if unknown:
         raise ValueError(f"{path}: labels {unknown} are not stages; expected 0–4 ({', '.join(STAGES)}) or -1")
