@@ -24,6 +24,7 @@ import pandas as pd
 
 from ..features.catalogue import DEFINITIONS_VERSION, NIGHT, describe_features, feature_columns
 from ..stages import STAGES
+from .table import share_within_night
 
 N_LEVELS = 9
 
@@ -175,9 +176,7 @@ class PromptSpec:
         return np.stack(columns, axis=1).astype(np.int8)
 
     def _night_levels(self, digit: Digit, table: pd.DataFrame) -> np.ndarray:
-        values = pd.Series(digit.values(table), index=table.index)
-        nights = values.groupby(level=NIGHT, sort=False)
-        share = ((nights.rank() - 0.5) / nights.transform("count")).to_numpy()
+        share = share_within_night(pd.Series(digit.values(table), index=table.index)).to_numpy()
         return np.where(np.isnan(share), MISSING, 1 + np.floor(N_LEVELS * np.nan_to_num(share)))
 
     def _cohort_levels(self, digit: Digit, table: pd.DataFrame) -> np.ndarray:

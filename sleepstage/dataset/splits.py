@@ -9,14 +9,8 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import GroupShuffleSplit
 
-from ..features.catalogue import NIGHT, feature_columns
 from ..recordings.recording import person_in_name
-
-# Two of 113 nights of Sleep-EDF reach .55 at most; the shipped night under 5 uV of noise, .94 with itself.
-_SAME_COURSE = 0.9
-
-
-_COURSE_EPOCHS = 60  # half an hour; shorter pieces may rise and fall together by chance
+from .table import check_index, check_people
 
 
 def split_table(table: pd.DataFrame, test_fraction: float = 0.2, seed: int = 0) -> pd.Series:
@@ -82,9 +76,7 @@ def split_blocks(
     ValueError
         If the table holds more than one recording, or too few epochs for the blocks and gaps.
     """
-    recordings = table.index.droplevel("epoch").unique()
-    if len(recordings) != 1:
-        raise ValueError(f"got {len(recordings)} recordings, expected one; use split_subjects for several")
+    check_index(table.index, one_recording=True)
     if not 2 <= test_every <= n_blocks:
         raise ValueError(f"test_every is {test_every}, expected 2 to n_blocks = {n_blocks}")
     block_length = len(table) // n_blocks
@@ -177,80 +169,6 @@ def check_no_leakage(train_subjects: Iterable[Any], test_subjects: Iterable[Any]
         )
 
 
-def check_people(table: pd.DataFrame) -> None:
-    """Refuse a table in which one person or one recording stands under two names: it would leak in a split.
-
-    Raises
-    ------
-    ValueError
-        If two recordings share more than half of their epochs to the last digit, if their features take the
-        same course (as under another gain, polarity or sampling rate), or if two nights of one person, by the
-        names of Sleep-EDF or BIDS, carry different subjects.
-    """
-    recordings = table.index.droplevel("epoch")
-    features = table[feature_columns(table)].astype(np.float32)
-    _check_names(recordings.unique())
-    _check_content(features, recordings)
-    _check_courses(features)
-
-
-def _check_content(features: pd.DataFrame, recordings: pd.MultiIndex) -> None:
-    content = pd.Series(pd.util.hash_pandas_object(features, index=False).to_numpy(), index=recordings)
-    content = content[features.notna().any(axis=1).to_numpy()]
-    content = content[content.duplicated(keep=False)]
-    number = content.index.to_frame(index=False).groupby(NIGHT, sort=False).ngroup()
-    rows = pd.DataFrame({"content": content.to_numpy(), "night": number.to_numpy()}).drop_duplicates()
-    pairs = rows.merge(rows, on="content").query("night_x < night_y").value_counts(["night_x", "night_y"])
-    lengths = recordings.value_counts()
-    names = content.index.unique()
-    for (one, other), shared in pairs.items():
-        if shared > min(lengths[names[one]], lengths[names[other]]) / 2:
-            raise ValueError(
-                f"{_described(names[one])} and {_described(names[other])} share {shared} epochs to the last "
-                "digit: they are one recording. Pass each night once."
-            )
-
-
-def _check_courses(features: pd.DataFrame) -> None:
-    """Refuse two recordings whose features rise and fall together, by the mean rank correlation."""
-    nights = features.groupby(level=NIGHT, sort=False)
-    lengths = nights.size()
-    number, place = nights.ngroup().to_numpy(), nights.cumcount().to_numpy()
-    total, n_shared = np.zeros((2, len(lengths), len(lengths)), dtype=np.float32)
-    for name in features:
-        course = np.zeros((len(lengths), lengths.max()), dtype=np.float32)
-        course[number, place] = (nights[name].rank(pct=True) - 0.5).fillna(0)
-        size = np.linalg.norm(course, axis=1, keepdims=True)
-        total += np.abs(course @ course.T) / np.maximum(size @ size.T, 1e-6)
-        n_shared += (size > 0) & (size.T > 0)
-    long = np.minimum.outer(lengths.to_numpy(), lengths.to_numpy()) >= _COURSE_EPOCHS
-    same = np.argwhere(np.triu(long & (total > _SAME_COURSE * np.maximum(n_shared, 1)), k=1))
-    if len(same):
-        one, other = lengths.index[same[0]]
-        raise ValueError(
-            f"{_described(one)} and {_described(other)} take the same course in all features: they are one "
-            "recording, perhaps under another gain or sampling rate. Pass each night once."
-        )
-
-
-def _check_names(recordings: pd.MultiIndex) -> None:
-    people: dict[int | str, tuple[Any, Any]] = {}
-    for subject, recording in recordings:
-        person = person_in_name(str(recording))
-        if person is None:
-            continue
-        before = people.setdefault(person, (subject, recording))
-        if before[0] != subject:
-            raise ValueError(
-                f"{_described(before)} and {_described((subject, recording))} are two nights of one person "
-                "by their names; give both the same subject."
-            )
-
-
 def _person(subject: Any) -> str:
     named = person_in_name(str(subject))
     return str(subject if named is None else named)
-
-
-def _described(night: tuple[Any, Any]) -> str:
-    return f"{night[1]} (subject {night[0]})"

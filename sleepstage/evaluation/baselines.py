@@ -12,12 +12,9 @@ from scipy.ndimage import correlate1d
 from scipy.signal.windows import triang
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from ..dataset.table import consecutive_runs
-from ..features.catalogue import INDEX, NIGHT, feature_columns
+from ..dataset.table import check_index, consecutive_runs, share_within_night
+from ..features.catalogue import INDEX, feature_columns
 from ..stages import STAGES, UNSCORED
-
-_KEYS = list(INDEX)
-
 
 _NEIGHBOURS = (-2, -1, 1, 2)
 
@@ -124,11 +121,13 @@ def context_features(table: pd.DataFrame) -> pd.DataFrame:
     or across a gap in the epoch numbers: there, a neighbour is NaN, and a mean is over what exists.
     Equal values share their middle rank, so a constant's level is 0.5.
     """
-    _check_index(table.index)
+    check_index(table.index)
     features = table[feature_columns(table)]
-    _, order = table.index.sortlevel(_KEYS)
+    _, order = table.index.sortlevel(list(INDEX))
     ordered = features.iloc[order]
-    spaced, rows = _space_out_pieces(_levels_within_recording(ordered), _piece_numbers(ordered))
+    spaced, rows = _space_out_pieces(
+        share_within_night(ordered.astype(float)).to_numpy(), _piece_numbers(ordered)
+    )
     blocks = {
         "": ordered.to_numpy(float),
         " level": spaced[rows],
@@ -168,24 +167,10 @@ def _check_same_features(train_table: pd.DataFrame, table: pd.DataFrame) -> None
         )
 
 
-def _check_index(index: pd.Index) -> None:
-    if list(index.names) != _KEYS:
-        raise ValueError(f"the table's index is {list(index.names)}; expected {_KEYS}")
-    if not index.is_unique:
-        twice = index[index.duplicated()][0]
-        raise ValueError(f"the epoch {twice} occurs more than once; give each recording its own name")
-
-
 def _piece_numbers(ordered: pd.DataFrame) -> np.ndarray:
     """Number the runs of consecutive epochs."""
     lengths = [run.stop - run.start for run in consecutive_runs(ordered)]
     return np.repeat(np.arange(len(lengths)), lengths)
-
-
-def _levels_within_recording(features: pd.DataFrame) -> np.ndarray:
-    """Rank each feature within its recording, 0 to 1: on people never seen better than robust scaling."""
-    recordings = features.astype(float).groupby(level=NIGHT, sort=False)
-    return ((recordings.rank() - 0.5) / recordings.transform("count")).to_numpy()
 
 
 def _space_out_pieces(values: np.ndarray, pieces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

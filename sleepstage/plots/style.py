@@ -1,10 +1,9 @@
-"""The look that all pictures share: sizes, colours of ink, axes, and the one time axis."""
+"""The look that all pictures share: sizes, inks, legends, the one time axis, a night on a grid of epochs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,22 +13,23 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 from numpy.typing import ArrayLike
 
+from ..dataset.table import check_index
 from ..stages import UNSCORED, stage_codes
 
-if TYPE_CHECKING:
-    pass
-
 INK = "#222222"
+GRID = {"color": "#E6E6E6", "linewidth": 0.8}
+TEXT_PT, TITLE_PT = 12, 14  # smaller text cannot be read from the back of a room
+_EPOCH_H = 30 / 3600
+_TICK_STEPS_H = (1 / 60, 2 / 60, 5 / 60, 10 / 60, 0.5, 1, 2, 4, 8)
 
 
-TEXT_PT, TITLE_PT = 12, 14  # smaller is not read from the back of a room
-
-
-def new_axes(width: float = 12, height: float = 4) -> Axes:
+def new_axes(width: float = 12, height: float = 3.2) -> Axes:
+    """Make axes in a figure of their own; width and height are in inches."""
     return plt.subplots(figsize=(width, height), layout="constrained")[1]
 
 
 def dress(ax: Axes, x: str | None = None, y: str | None = None, title: str | None = None) -> Axes:
+    """Write the labels and the title in the common sizes, and take the frame away."""
     if x is not None:
         ax.set_xlabel(x, fontsize=TEXT_PT)
     if y is not None:
@@ -41,19 +41,16 @@ def dress(ax: Axes, x: str | None = None, y: str | None = None, title: str | Non
     return ax
 
 
-_EPOCH_H = 30 / 3600
-
-
-_TICK_STEPS_H = (1 / 60, 2 / 60, 5 / 60, 10 / 60, 0.5, 1, 2, 4, 8)
-
-
-_MAX_TICKS = 10
+def legend_beside(ax: Axes, **settings: Any) -> None:
+    """Write a legend without a frame, to the right of the axes unless `settings` place it elsewhere."""
+    right = {"loc": "center left", "bbox_to_anchor": (1.005, 0.5)}
+    ax.legend(frameon=False, fontsize=TEXT_PT, **right | settings)
 
 
 def time_axis(ax: Axes, n_epochs: int, start: datetime | None) -> None:
-    """The one time axis: time since the start of the recording, or the clock's if it is known."""
+    """Set the one time axis: hours or minutes since the recording began, or clock time if `start` is known."""
     hours = n_epochs * _EPOCH_H
-    step = next((s for s in _TICK_STEPS_H if hours / s <= _MAX_TICKS), _TICK_STEPS_H[-1])
+    step = next((step for step in _TICK_STEPS_H if hours / step <= 10), _TICK_STEPS_H[-1])
     begin = 0.0 if start is None else start.hour + start.minute / 60 + start.second / 3600
     ax.xaxis.set_major_locator(MultipleLocator(step, offset=-(begin % step)))
     label = "Time (h)"
@@ -72,30 +69,66 @@ def _clock(start: datetime, hours: float) -> str:
 
 
 def epoch_edges(n_epochs: int) -> np.ndarray:
+    """Give the edges of consecutive epochs in hours, shape (n_epochs + 1,).
+
+    >>> epoch_edges(120)[[0, 60, 120]].tolist()
+    [0.0, 0.5, 1.0]
+    """
     return np.arange(n_epochs + 1) * _EPOCH_H
 
 
-def runs(mask: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Yield first and one-past-last index of each run of True."""
-    changes = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(int)))
-    yield from zip(changes[::2], changes[1::2], strict=True)
+def spans_h(mask: np.ndarray) -> list[list[float]]:
+    """Give where each run of True among the epochs (n_epochs,) begins and ends, in hours.
+
+    >>> spans_h(np.repeat([False, True, False, True], 60))
+    [[0.5, 1.0], [1.5, 2.0]]
+    """
+    changes = np.flatnonzero(np.diff(mask.astype(int), prepend=0, append=0))
+    return epoch_edges(len(mask))[changes].reshape(-1, 2).tolist()
+
+
+def epochs_of(index: pd.MultiIndex) -> np.ndarray:
+    """Give the epoch numbers (n_epochs,) of a table's rows.
+
+    Raises
+    ------
+    ValueError
+        When the rows are not of one recording.
+    """
+    check_index(index, one_recording=True)
+    return index.get_level_values("epoch").to_numpy()
 
 
 def on_grid(source: object, values: np.ndarray, fill: float) -> np.ndarray:
-    """Put rows of a table at their epoch numbers, so that epochs it leaves out become gaps."""
+    """Put rows at the epoch numbers of the table that they come from, so that missing epochs become gaps.
+
+    Parameters
+    ----------
+    source : object
+        A DataFrame or Series with an index level `epoch`; the rows of anything else are consecutive epochs.
+    values : ndarray, shape (n_rows, ...)
+        What `source` holds, checked.
+    fill : float
+        The value of a gap.
+
+    Returns
+    -------
+    ndarray, shape (n_epochs, ...)
+
+    Raises
+    ------
+    ValueError
+        When the rows are of several recordings.
+    """
     index = getattr(source, "index", None)
     if not isinstance(index, pd.MultiIndex) or "epoch" not in index.names:
         return values
-    recordings = index.droplevel("epoch").unique()
-    if len(recordings) != 1:
-        raise ValueError(
-            f"a night is drawn at a time; got {len(recordings)} recordings: {list(recordings[:3])}"
-        )
-    epoch = index.get_level_values("epoch").to_numpy()
-    grid = np.full((epoch.max() + 1, *values.shape[1:]), fill, dtype=values.dtype)
-    grid[epoch] = values
+    epochs = epochs_of(index)
+    grid = np.full((epochs.max() + 1, *values.shape[1:]), fill, dtype=values.dtype)
+    grid[epochs] = values
     return grid
 
 
-def _codes_on_grid(stages: pd.Series | ArrayLike) -> np.ndarray:
+def codes_on_grid(stages: ArrayLike) -> np.ndarray:
+    """Give the stage codes of a night's epochs, int8 (n_epochs,); missing epochs are unscored."""
     return on_grid(stages, stage_codes(stages), UNSCORED)
