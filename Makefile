@@ -1,9 +1,10 @@
 # Two commands: `make demo` and `make test`. Both set up .venv first, if it is not there.
+# CONTRIBUTING.md explains the others.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: setup demo test test-slow notebooks lint offline-bundle
+.PHONY: setup demo test test-slow release-check lint docs notebooks offline-bundle
 
 setup: $(VENV)/ready
 
@@ -18,10 +19,14 @@ demo: setup
 	FAST=$(FAST) $(RUN) -m sleepstage demo
 
 test: setup lint
-	$(RUN) -m pytest -m "not slow"
+	$(RUN) -m pytest -m "not slow and not release"
 
 test-slow: setup
-	$(RUN) -m pytest -m slow
+	$(RUN) -m pytest -m "slow and not release"
+
+# Before a release, and after `make notebooks`: what stands in the notebooks and in the README is true.
+release-check: setup
+	$(RUN) -m pytest -m release
 
 # Runs all five, and the solutions, in full (about fifteen minutes on two cores) and keeps their outputs.
 notebooks: setup
@@ -30,6 +35,11 @@ notebooks: setup
 lint: setup
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+# The reference of all public names and of every chapter, as web pages: docs/api/index.html.
+docs: setup
+	$(RUN) docs/reference.py docs/api
 
 # A folder that installs everything without a network, for this system and this Python (docs/TEACHING.md).
 BUNDLE := offline-bundle
