@@ -1,6 +1,6 @@
-"""One epoch seen whole: its signal, spectrum, features, digits, and what the model makes of it.
+"""One epoch seen whole: its trace, spectrum, features, digits, and what the model makes of it.
 
-Still pictures; ``widgets.py`` makes them move.
+These are still pictures; ``widgets.py`` shows them again each time a slider moves.
 """
 
 from __future__ import annotations
@@ -22,13 +22,92 @@ from numpy.typing import ArrayLike
 from scipy.stats import percentileofscore
 
 from ..dataset.digits import MISSING, N_LEVELS, Digit, PromptSpec, default_digits
+from ..features.catalogue import BANDS_HZ
+from ..features.spectral import power_spectrum
 from ..stages import HYPNOGRAM_ORDER, STAGE_CODES, STAGE_COLORS, STAGES, UNSCORED, proba_array, stage_codes
-from .features import plot_spectrum
 from .hypnogram import plot_hypnogram
-from .style import INK, TEXT_PT, dress, epoch_edges, new_axes
+from .style import GRID, INK, TEXT_PT, dress, epoch_edges, epochs_of, new_axes
 
 if TYPE_CHECKING:
     from ..recordings.recording import Recording
+
+
+def plot_epoch(eeg_uv: ArrayLike, sfreq_hz: float, ax: Axes | None = None, title: str | None = None) -> Axes:
+    """Draw the trace of one epoch over a grid of seconds.
+
+    Parameters
+    ----------
+    eeg_uv : array-like, shape (n_samples,)
+        The signal in microvolts.
+    sfreq_hz : float
+        Sampling frequency.
+    ax : Axes, optional
+        Where to draw.
+    title : str, optional
+        Title, for instance the stage.
+
+    Notes
+    -----
+    The dashed lines are 75 microvolts apart, the peak-to-peak amplitude that makes a slow wave count towards
+    N3 (AASM manual; Berry et al., 2012).
+
+    Raises
+    ------
+    ValueError
+        When `eeg_uv` is not one-dimensional.
+    """
+    signal = _one_epoch(eeg_uv)
+    ax = ax or new_axes(height=3)
+    for level in (-37.5, 37.5):
+        ax.axhline(level, color="#999999", linestyle="--", linewidth=1)
+    ax.plot(np.arange(len(signal)) / sfreq_hz, signal, color=INK, linewidth=0.8)
+    reach = 1.05 * max(100, np.nanmax(np.abs(signal), initial=0))
+    ax.set(xlim=(0, len(signal) / sfreq_hz), ylim=(-reach, reach))
+    ax.xaxis.set_major_locator(MultipleLocator(5))
+    ax.xaxis.set_minor_locator(MultipleLocator(1))
+    ax.grid(axis="x", which="both", **GRID)
+    return dress(ax, x="Time (s)", y="EEG (µV)", title=title)
+
+
+def plot_spectrum(eeg_uv: ArrayLike, sfreq_hz: float, ax: Axes | None = None) -> Axes:
+    """Draw the spectrum of one epoch from 0.5 to 40 Hz, the bands named.
+
+    Parameters
+    ----------
+    eeg_uv : array-like, shape (n_samples,)
+        The signal in microvolts.
+    sfreq_hz : float
+        Sampling frequency.
+    ax : Axes, optional
+        Where to draw.
+
+    Raises
+    ------
+    ValueError
+        When `eeg_uv` is not one-dimensional.
+
+    Notes
+    -----
+    Welch's method with 4-s windows, as for the spectral features.
+    """
+    freqs_hz, psd = power_spectrum(_one_epoch(eeg_uv)[np.newaxis], sfreq_hz)
+    ax = ax or new_axes(width=8, height=4)
+    for i, (letter, (low, high)) in enumerate(zip("δθασβγ", BANDS_HZ.values(), strict=True)):
+        ax.axvspan(low, high, color=("#E6E6E6", "#F6F6F6")[i % 2], lw=0, zorder=0)
+        place = ((low + high) / 2, 1.02)
+        ax.text(*place, letter, ha="center", fontsize=TEXT_PT, transform=ax.get_xaxis_transform())
+    ax.plot(freqs_hz[1:], psd[0, 1:], color=INK, linewidth=1.8)
+    ax.set(xlim=(0.5, 40), yscale="log")
+    return dress(ax, x="Frequency (Hz)", y="Power (µV²/Hz)")
+
+
+def _one_epoch(eeg_uv: ArrayLike) -> np.ndarray:
+    signal = np.asarray(eeg_uv, dtype=float)
+    if signal.ndim != 1:
+        raise ValueError(
+            f"eeg_uv has shape {signal.shape}; expected one epoch, for example recording.eeg_uv[100]"
+        )
+    return signal
 
 
 def plot_night_explorer(
@@ -82,8 +161,41 @@ def plot_night_explorer(
     plot_epoch(night.eeg_uv[epoch], night.sfreq_hz, axes["signal"], title)
     plot_spectrum(night.eeg_uv[epoch], night.sfreq_hz, axes["spectrum"])
     _plot_percentiles(table, row, spec or own_spec(table), axes["features"])
-    _plot_answer(_answer_at(hypnodensity, epoch), expert, axes["stages"])
+    answer = np.full(len(STAGES), np.nan)
+    if hypnodensity is not None:
+        answer = proba_array(hypnodensity.reindex(table.index[[row]]))[0]  # NaN for a missing epoch
+    _plot_answer(answer, expert, axes["stages"])
     return figure
+
+
+def _plot_percentiles(table: pd.DataFrame, row: int, spec: PromptSpec, ax: Axes) -> None:
+    """Draw one line a digit: a dot at the value's percentile within the night, the digit on the right."""
+    levels = spec.levels(table)[row]
+    for place, (digit, level) in enumerate(zip(spec.digits, levels, strict=True)):
+        values = digit.values(table)
+        if np.isfinite(values[row]):
+            percentile = percentileofscore(values, values[row], "mean", nan_policy="omit")
+            ax.plot([0, percentile], [place, place], color="#999999", linewidth=1.5)
+            ax.plot(percentile, place, "o", color=INK, markersize=8)
+        ground, ink = _level_colors(int(level))
+        box = {"boxstyle": "square,pad=0.25", "facecolor": ground, "edgecolor": INK}
+        ax.text(112, place, str(level), color=ink, bbox=box, ha="center", va="center", fontsize=TEXT_PT)
+    names = [d.column.replace("/", "\n/") + " *" * (d.level == "cohort") for d in spec.digits]
+    ax.set_yticks(range(len(names)), names)
+    ax.set(xlim=(0, 118), ylim=(len(names) - 0.4, -0.6), xticks=(0, 25, 50, 75, 100))
+    ax.grid(axis="x", **GRID)
+    people = "\n* digit among people" if any(d.level == "cohort" for d in spec.digits) else ""
+    dress(ax, x=f"Percentile in the night{people}")
+
+
+def _plot_answer(proba: np.ndarray, expert: str, ax: Axes) -> None:
+    """Draw the model's bars, if it answered, and a frame around the expert's stage."""
+    _bars(proba, ax)
+    if expert in STAGES:
+        place = HYPNOGRAM_ORDER.index(expert)
+        ax.axhspan(place - 0.47, place + 0.47, facecolor="none", edgecolor=INK, linewidth=3)
+    label = "No model's answer" if np.isnan(proba).any() else "Model's probability"
+    dress(ax, x=label, title="Frame: expert")
 
 
 def plot_what_if(
@@ -108,6 +220,15 @@ def plot_what_if(
         ax.plot(*ends, color="white", linewidth=6)
         ax.plot(*ends, color=INK, linewidth=3)
     return dress(ax, x="Probability (line: before)", title=title)
+
+
+def _bars(proba: np.ndarray, ax: Axes) -> None:
+    in_order = [proba[STAGE_CODES[stage]] for stage in HYPNOGRAM_ORDER]
+    colors = [STAGE_COLORS[stage] for stage in HYPNOGRAM_ORDER]
+    bars = ax.barh(HYPNOGRAM_ORDER, in_order, color=colors, edgecolor=INK, height=0.75)
+    percents = ["" if np.isnan(value) else f"{100 * value:.0f} %" for value in in_order]
+    ax.bar_label(bars, percents, padding=8, fontsize=TEXT_PT)
+    ax.set(xlim=(0, 1.18), ylim=(len(STAGES) - 0.5, -0.5), xticks=(0, 0.5, 1))
 
 
 def coloured_text(
@@ -143,17 +264,29 @@ def coloured_text(
     return f'<table style="font:18px monospace;line-height:1.5">{"".join(lines)}</table>'
 
 
-def epochs_of(table: pd.DataFrame) -> list[int]:
-    """Give the epochs' numbers of a table of one recording, or say that it is of more."""
-    recordings = table.index.droplevel("epoch").unique()
-    if len(recordings) != 1:
-        raise ValueError(f"a night is looked at a time; the table has {len(recordings)} recordings")
-    return table.index.get_level_values("epoch").tolist()
+def _css(level: int) -> str:
+    ground, ink = _level_colors(level)
+    border = "dashed" if level == MISSING else "solid"
+    return f"background:{ground};color:{ink};border:1px {border} #888"
+
+
+def _level_colors(level: int) -> tuple[str, str]:
+    """Give the ground and the ink of a digit."""
+    if level == MISSING:
+        return "#FFFFFF", INK
+    ground = colormaps["Blues"](0.05 + 0.9 * (level - 1) / (N_LEVELS - 1))
+    return to_hex(ground), "#FFFFFF" if level > N_LEVELS // 2 + 1 else INK
 
 
 def row_of(table: pd.DataFrame, epoch: int) -> int:
-    """Give the row of an epoch in a table of one recording, or say that it is not there."""
-    epochs = epochs_of(table)
+    """Give the row of an epoch in the table of one recording.
+
+    Raises
+    ------
+    ValueError
+        When the table holds more than one recording, or not that epoch.
+    """
+    epochs = epochs_of(table.index).tolist()
     if epoch not in epochs:
         raise ValueError(f"the table has no epoch {epoch}; its epochs are {min(epochs)} to {max(epochs)}")
     return epochs.index(epoch)
@@ -166,117 +299,14 @@ def own_spec(table: pd.DataFrame) -> PromptSpec:
 
 def epoch_label(night: Recording, epoch: int) -> str:
     """Give an epoch's number and, if the recording's start is known, the time at which it begins."""
-    return (
-        f"{epoch}"
-        if night.start is None
-        else f"{epoch} · {night.start + timedelta(seconds=30 * epoch):%H:%M:%S}"
-    )
+    clock = "" if night.start is None else f" · {night.start + timedelta(seconds=30 * epoch):%H:%M:%S}"
+    return f"{epoch}{clock}"
 
 
 def digit_name(digit: Digit) -> str:
-    """Name a digit as a reader may: its column, and with whom its level compares it."""
-    return f"{digit.column}, {'in this night' if digit.level == 'night' else 'among people'}"
+    """Name a digit for a reader: its column, and with what its level compares it.
 
-
-def _plot_percentiles(table: pd.DataFrame, row: int, spec: PromptSpec, ax: Axes) -> None:
-    """One line a digit: a dot at the value's percentile within the night, the digit itself on the right."""
-    levels = spec.levels(table)[row]
-    for place, (digit, level) in enumerate(zip(spec.digits, levels, strict=True)):
-        values = digit.values(table)
-        if np.isfinite(values[row]):
-            percentile = percentileofscore(values, values[row], "mean", nan_policy="omit")
-            ax.plot([0, percentile], [place, place], color="#999999", linewidth=1.5)
-            ax.plot(percentile, place, "o", color=INK, markersize=8)
-        ground, ink = _level_colors(int(level))
-        box = {"boxstyle": "square,pad=0.25", "facecolor": ground, "edgecolor": INK}
-        ax.text(112, place, str(level), color=ink, bbox=box, ha="center", va="center", fontsize=TEXT_PT)
-    names = [d.column.replace("/", "\n/") + " *" * (d.level == "cohort") for d in spec.digits]
-    ax.set_yticks(range(len(names)), names)
-    ax.set(xlim=(0, 118), ylim=(len(names) - 0.4, -0.6), xticks=(0, 25, 50, 75, 100))
-    ax.grid(axis="x", color="#E6E6E6", linewidth=0.8)
-    people = "\n* digit among people" if "cohort" in {d.level for d in spec.digits} else ""
-    dress(ax, x=f"Percentile in the night{people}")
-
-
-def _answer_at(hypnodensity: pd.DataFrame | None, epoch: int) -> np.ndarray:
-    """The model's probabilities; NaN if there is no model, or it has no answer for that epoch."""
-    if hypnodensity is not None:
-        found = hypnodensity[hypnodensity.index.get_level_values("epoch") == epoch]
-        if len(found):
-            return proba_array(found)[0]
-    return np.full(len(STAGES), np.nan)
-
-
-def _plot_answer(proba: np.ndarray, expert: str, ax: Axes) -> None:
-    """The model's bars, if it answered, and a frame around the expert's stage."""
-    _bars(proba, ax)
-    if expert in STAGES:
-        place = HYPNOGRAM_ORDER.index(expert)
-        ax.axhspan(place - 0.47, place + 0.47, facecolor="none", edgecolor=INK, linewidth=3)
-    label = "No model's answer" if np.isnan(proba).any() else "Model's probability"
-    dress(ax, x=label, title="Frame: expert")
-
-
-def _bars(proba: np.ndarray, ax: Axes) -> None:
-    in_order = [proba[STAGE_CODES[stage]] for stage in HYPNOGRAM_ORDER]
-    colors = [STAGE_COLORS[stage] for stage in HYPNOGRAM_ORDER]
-    bars = ax.barh(HYPNOGRAM_ORDER, in_order, color=colors, edgecolor=INK, height=0.75)
-    percents = ["" if np.isnan(value) else f"{100 * value:.0f} %" for value in in_order]
-    ax.bar_label(bars, percents, padding=8, fontsize=TEXT_PT)
-    ax.set(xlim=(0, 1.18), ylim=(len(STAGES) - 0.5, -0.5), xticks=(0, 0.5, 1))
-
-
-def _level_colors(level: int) -> tuple[str, str]:
-    """Ground and ink of a digit."""
-    if level == MISSING:
-        return "#FFFFFF", INK
-    ground = colormaps["Blues"](0.05 + 0.9 * (level - 1) / (N_LEVELS - 1))
-    return to_hex(ground), "#FFFFFF" if level > N_LEVELS // 2 + 1 else INK
-
-
-def _css(level: int) -> str:
-    ground, ink = _level_colors(level)
-    border = "dashed" if level == MISSING else "solid"
-    return f"background:{ground};color:{ink};border:1px {border} #888"
-
-
-def plot_epoch(eeg_uv: ArrayLike, sfreq_hz: float, ax: Axes | None = None, title: str | None = None) -> Axes:
-    """Draw the trace of one epoch over a grid of seconds.
-
-    Parameters
-    ----------
-    eeg_uv : array-like, shape (n_samples,)
-        The signal in microvolts.
-    sfreq_hz : float
-        Sampling frequency.
-    ax : Axes, optional
-        Where to draw.
-    title : str, optional
-        Title, for instance the stage.
-
-    Notes
-    -----
-    The dashed lines are 75 microvolts apart, the peak-to-peak amplitude that makes a slow wave count towards
-    N3 (AASM manual; Berry et al., 2012).
-
-    Raises
-    ------
-    ValueError
-        When `eeg_uv` is not one-dimensional.
+    >>> digit_name(Digit("std_uv"))
+    'std_uv, in this night'
     """
-    signal = np.asarray(eeg_uv, dtype=float)
-    if signal.ndim != 1:
-        raise ValueError(
-            f"eeg_uv has shape {signal.shape}; expected one epoch, for example recording.eeg_uv[100]"
-        )
-    ax = ax or new_axes(height=3)
-    seconds = np.arange(len(signal)) / sfreq_hz
-    for level in (-37.5, 37.5):
-        ax.axhline(level, color="#999999", linestyle="--", linewidth=1)
-    ax.plot(seconds, signal, color=INK, linewidth=0.8)
-    reach = 1.05 * max(100, np.nanmax(np.abs(signal), initial=0))
-    ax.set(xlim=(0, len(signal) / sfreq_hz), ylim=(-reach, reach))
-    ax.xaxis.set_major_locator(MultipleLocator(5))
-    ax.xaxis.set_minor_locator(MultipleLocator(1))
-    ax.grid(axis="x", which="both", color="#E6E6E6", linewidth=0.8)
-    return dress(ax, x="Time (s)", y="EEG (µV)", title=title)
+    return f"{digit.column}, {'in this night' if digit.level == 'night' else 'among people'}"

@@ -17,7 +17,7 @@ from ..dataset.table import check_index
 from ..stages import UNSCORED, stage_codes
 
 INK = "#222222"
-GRID = {"color": "#E6E6E6", "linewidth": 0.8}
+GRID: dict[str, Any] = {"color": "#E6E6E6", "linewidth": 0.8}
 TEXT_PT, TITLE_PT = 12, 14  # smaller text cannot be read from the back of a room
 _EPOCH_H = 30 / 3600
 _TICK_STEPS_H = (1 / 60, 2 / 60, 5 / 60, 10 / 60, 0.5, 1, 2, 4, 8)
@@ -48,7 +48,7 @@ def legend_beside(ax: Axes, **settings: Any) -> None:
 
 
 def time_axis(ax: Axes, n_epochs: int, start: datetime | None) -> None:
-    """Set the one time axis: hours or minutes since the recording began, or clock time if `start` is known."""
+    """Set the one time axis: time since the recording began, or clock time if its start is known."""
     hours = n_epochs * _EPOCH_H
     step = next((step for step in _TICK_STEPS_H if hours / step <= 10), _TICK_STEPS_H[-1])
     begin = 0.0 if start is None else start.hour + start.minute / 60 + start.second / 3600

@@ -24,13 +24,13 @@ from .epoch import (
     coloured_text,
     digit_name,
     epoch_label,
-    epochs_of,
     own_spec,
     plot_night_explorer,
     plot_what_if,
     row_of,
 )
 from .results import plot_training_curve
+from .style import epochs_of
 
 if TYPE_CHECKING:
     from ..recordings.recording import Recording
@@ -131,7 +131,7 @@ class NightExplorer(_WithStill):
         spec: PromptSpec,
     ) -> None:
         super().__init__()
-        self._epochs = epochs_of(table)
+        self._epochs = epochs_of(table.index).tolist()
         if max(self._epochs) >= len(night.eeg_uv):
             raise ValueError(
                 f"the table has epoch {max(self._epochs)}, the signal ends at {len(night.eeg_uv) - 1}"

@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import sys
 import warnings
-from datetime import datetime
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.colors import to_hex
 from scipy import stats
 
 import sleepstage as ss
-from sleepstage.stages import HYPNOGRAM_ORDER, STAGE_COLORS, STAGES
-
-
-@pytest.fixture(autouse=True)
-def no_figure_stays():
-    yield
-    plt.close("all")
+from sleepstage.stages import STAGES
 
 
 def make_table(stages, seed=0, subjects=(0,), **columns):
@@ -238,61 +229,3 @@ def test_other_endings_and_a_missing_pyarrow_are_named(tmp_path, monkeypatch):
     with pytest.raises(ImportError, match="pip install pyarrow"):
         ss.export_table(table, tmp_path / "table.parquet")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_correlations_are_drawn_in_the_order_of_the_clusters_with_frames_around_them():
-    table = cluster_table()
-    cluster = ss.correlation_clusters(table)
-    ax = ss.plot_feature_correlations(table)
-    assert [text.get_text() for text in ax.get_yticklabels()] == list(cluster.index)
-    drawn = np.asarray(ax.collections[0].get_array()).reshape(6, 6)
-    known = cluster.index.drop("constant")
-    rho = pd.DataFrame(drawn, cluster.index, cluster.index).loc[known, known]
-    np.testing.assert_allclose(rho, np.abs(stats.spearmanr(table[known]).statistic), atol=1e-9)
-    frames = [line for line in ax.lines if to_hex(line.get_color()).upper() == STAGE_COLORS["REM"]]
-    assert sorted(np.ptp(frame.get_xdata()) for frame in frames) == [2, 3]
-
-
-def test_course_stands_on_the_stages_in_their_colours_and_gaps_stay_gaps():
-    table = make_table(ALL_STAGES, x=noise)
-    table.iloc[10, 0] = 1e9
-    holes = table.drop(table.index[60:80])
-    ax = ss.plot_feature_course(holes, "x", start=datetime(2024, 1, 1, 23, 0))
-    spans = [patch for patch in ax.patches if hasattr(patch, "get_width")]
-    ground = {to_hex(p.get_facecolor()).upper(): (p.get_x() * 120, p.get_width() * 120) for p in spans}
-    assert ground[STAGE_COLORS["N1"]] == pytest.approx((40, 20))
-    assert ground[STAGE_COLORS["REM"]] == pytest.approx((160, 40))
-    (line,) = [patch.get_data() for patch in ax.patches if hasattr(patch, "get_data")]
-    assert np.isnan(line.values[60:80]).all() and line.values[120] == table["x"].iloc[120]
-    assert ax.get_ylim()[1] < 1e8  # the artefact does not squash the rest
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == list(HYPNOGRAM_ORDER)
-    hatches = {to_hex(p.get_facecolor()).upper(): p.get_hatch() for p in spans}
-    assert hatches[STAGE_COLORS["REM"]] and not hatches[STAGE_COLORS["N3"]]  # alike in grey
-    assert hatches[STAGE_COLORS["W"]] and not hatches[STAGE_COLORS["N1"]]
-    with pytest.raises(ValueError, match="no feature 'y'; it has x"):
-        ss.plot_feature_course(table, "y")
-
-
-def test_course_on_a_logarithmic_axis_spans_what_is_positive():
-    table = make_table(ALL_STAGES, power=lambda s, rng, _: rng.lognormal(3, 2, len(s)))
-    table.iloc[[3, 30], 0] = 0, -5
-    ax = ss.plot_feature_course(table, "power", log=True)
-    assert ax.get_yscale() == "log"
-    (line,) = [patch.get_data() for patch in ax.patches if hasattr(patch, "get_data")]
-    assert np.flatnonzero(np.isnan(line.values)).tolist() == [3, 30]
-    kept = np.sort(line.values[np.isfinite(line.values)])
-    low, high = ax.get_ylim()
-    assert 0 < low < kept[2] and kept[-3] < high < 2 * kept[-1]
-    constant = ss.plot_feature_course(table.assign(power=4.0), "power", log=True)
-    assert constant.get_ylim() == (2, 8)
-
-
-def test_spectrum_peaks_where_the_sine_is_and_has_its_power():
-    seconds = np.arange(3000) / 100
-    ax = ss.plot_spectrum(20 * np.sin(2 * np.pi * 10 * seconds), 100)
-    freqs_hz, psd = ax.lines[0].get_data()
-    assert freqs_hz[psd.argmax()] == 10
-    assert np.trapezoid(psd, freqs_hz) == pytest.approx(20**2 / 2, rel=1e-3)
-    assert [text.get_text() for text in ax.texts] == list("δθασβγ")
-    with pytest.raises(ValueError, match="expected one epoch"):
-        ss.plot_spectrum(np.zeros((2, 3000)), 100)

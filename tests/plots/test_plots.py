@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
+from scipy import stats
 
 import sleepstage as ss
 from sleepstage.stages import HYPNOGRAM_ORDER, STAGE_COLORS, STAGES
@@ -223,6 +224,57 @@ def test_features_that_cannot_be_drawn_are_refused():
         ss.plot_features_by_stage(table(), ["delta", "mean"], axes=[plt.subplots()[1]])
 
 
+def test_correlations_are_drawn_in_the_order_of_the_clusters_with_frames_around_them():
+    alike = table().assign(
+        cubed=lambda t: t["alpha"] ** 3, turned=lambda t: -np.exp(t["alpha"]), constant=0.0
+    )
+    alike["delta"] = np.random.default_rng(1).normal(size=len(alike))
+    alike["delta_again"] = 2 * alike["delta"] + 1
+    alike = alike.drop(columns="mean")
+    cluster = ss.correlation_clusters(alike)
+    ax = ss.plot_feature_correlations(alike)
+    assert [text.get_text() for text in ax.get_yticklabels()] == list(cluster.index)
+    drawn = np.asarray(ax.collections[0].get_array()).reshape(6, 6)
+    known = cluster.index.drop("constant")
+    rho = pd.DataFrame(drawn, cluster.index, cluster.index).loc[known, known]
+    np.testing.assert_allclose(rho, np.abs(stats.spearmanr(alike[known]).statistic), atol=1e-9)
+    frames = [line for line in ax.lines if to_hex(line.get_color()).upper() == STAGE_COLORS["REM"]]
+    assert sorted(np.ptp(frame.get_xdata()) for frame in frames) == [2, 3]
+
+
+def test_course_stands_on_the_stages_in_their_colours_and_gaps_stay_gaps():
+    whole = table()
+    whole.iloc[10, 0] = 1e9
+    ax = ss.plot_feature_course(whole.drop(whole.index[60:80]), "delta", START)
+    spans = [patch for patch in ax.patches if hasattr(patch, "get_width")]
+    ground = {to_hex(p.get_facecolor()).upper(): (p.get_x() * 120, p.get_width() * 120) for p in spans}
+    assert ground[STAGE_COLORS["N1"]] == pytest.approx((20, 20))
+    assert ground[STAGE_COLORS["REM"]] == pytest.approx((140, 20))
+    (line,) = [patch.get_data() for patch in ax.patches if hasattr(patch, "get_data")]
+    assert np.isnan(line.values[60:80]).all() and line.values[120] == whole["delta"].iloc[120]
+    assert ax.get_ylim()[1] < 1e8  # the artefact does not squash the rest
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == list(HYPNOGRAM_ORDER)
+    hatches = {to_hex(p.get_facecolor()).upper(): p.get_hatch() for p in spans}
+    assert hatches[STAGE_COLORS["REM"]] and not hatches[STAGE_COLORS["N2"]]  # alike in grey
+    assert hatches[STAGE_COLORS["W"]] and not hatches[STAGE_COLORS["N1"]]
+    with pytest.raises(ValueError, match="'y'.* the table has delta"):
+        ss.plot_feature_course(whole, "y")
+
+
+def test_course_on_a_logarithmic_axis_spans_what_is_positive():
+    power = table().assign(power=np.random.default_rng(0).lognormal(3, 2, len(CODES)))
+    power.iloc[[3, 30], -1] = 0, -5
+    ax = ss.plot_feature_course(power, "power", log=True)
+    assert ax.get_yscale() == "log"
+    (line,) = [patch.get_data() for patch in ax.patches if hasattr(patch, "get_data")]
+    assert np.flatnonzero(np.isnan(line.values)).tolist() == [3, 30]
+    kept = np.sort(line.values[np.isfinite(line.values)])
+    low, high = ax.get_ylim()
+    assert 0 < low < kept[2] and kept[-3] < high < 2 * kept[-1]
+    constant = ss.plot_feature_course(power.assign(power=4.0), "power", log=True)
+    assert constant.get_ylim() == (2, 8)
+
+
 def test_training_curve_shows_chance_and_the_held_out_loss():
     ax = ss.plot_training_curve(LOG)
     lines = {line.get_label(): line for line in ax.lines}
@@ -253,3 +305,14 @@ def test_epoch_is_in_seconds_and_microvolts():
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("Time (s)", "EEG (µV)")
     with pytest.raises(ValueError, match="one epoch"):
         ss.plot_epoch(recording().eeg_uv, 100)
+
+
+def test_spectrum_peaks_where_the_sine_is_and_has_its_power():
+    seconds = np.arange(3000) / 100
+    ax = ss.plot_spectrum(20 * np.sin(2 * np.pi * 10 * seconds), 100)
+    freqs_hz, psd = ax.lines[0].get_data()
+    assert freqs_hz[psd.argmax()] == 10
+    assert np.trapezoid(psd, freqs_hz) == pytest.approx(20**2 / 2, rel=1e-3)
+    assert [text.get_text() for text in ax.texts] == list("δθασβγ")
+    with pytest.raises(ValueError, match="one epoch"):
+        ss.plot_spectrum(np.zeros((2, 3000)), 100)
