@@ -62,7 +62,7 @@ def write_npz(path: Path, arrays: dict[str, Any]) -> None:
 
 # What numpy and zipfile raise over damaged files. TypeError: a single array in an .npz's place. SyntaxError
 # and TokenError: numpy reads an array's header with Python's own parser.
-_BROKEN_NPZ = (
+BROKEN_FILE = (
     *(zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, TypeError, ValueError),
     *(SyntaxError, TokenError),
 )
@@ -73,7 +73,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
-    except _BROKEN_NPZ as error:
+    except BROKEN_FILE as error:
         raise ValueError(f"{path} is not a complete .npz file of plain arrays ({error})") from error
 
 

@@ -2,13 +2,11 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import zipfile
 from pathlib import Path
 
 import pytest
 
 from sleepstage.__main__ import main
-from sleepstage.dataset.contest import unpack
 from sleepstage.files import Contents, check_replaceable, replacing
 
 LETTERS = Contents("a folder of letters", {"a.txt", "b.txt", "mark.json"}.__contains__, "mark.json")
@@ -127,17 +125,6 @@ def test_what_a_kill_after_the_moves_left_is_deleted(tmp_path):
     write(tmp_path / "own", "third")
     assert all_of(tmp_path) == {"own/a.txt": "third", "own/mark.json": "{}"}
     assert [path.name for path in tmp_path.iterdir()] == ["own"]
-
-
-def test_an_archive_is_not_unpacked_over_a_folder(tmp_path):
-    thesis = tmp_path / "data" / "thesis.docx"
-    thesis.parent.mkdir()
-    thesis.write_text("mine")
-    with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
-        archive.writestr("data/a.txt", "new")
-    with pytest.raises(ValueError, match="exists already.*Move the folder away"):
-        unpack(tmp_path / "data.zip", thesis.parent, lambda name: True)
-    assert all_of(tmp_path / "data") == {"thesis.docx": "mine"}
 
 
 def test_the_demo_keeps_a_users_file(tmp_path, capsys, monkeypatch):

@@ -1,12 +1,12 @@
-"""A night as text: every feature becomes one digit, an epoch a short run of digits that ends in ``:``.
+"""A night as text: each feature becomes one digit, and an epoch a line of digits that ends in ``:``.
 
-``833412907821:733412908821:…`` is what the language model reads. After each ``:`` its next-token
-distribution over five label words is the answer for the epoch ``look_ahead`` lines earlier, so one
-forward pass stages a whole window, and nothing has to be generated or parsed.
+The language model reads ``833412907821:733412908821:…``. After each ``:``, its next-token distribution over
+five label words is the answer for the epoch ``look_ahead`` lines earlier. So one forward pass stages a
+whole window of text, and nothing has to be generated or parsed.
 
 A digit is a level from 1 to 9, lowest to highest, with equal shares of epochs; 0 says that the value
-is missing. Levels are taken within the night (robust against a device's gain and a person's amplitude)
-or over the training subjects (robust against a night of unusual composition).
+is missing. Levels within the night do not change with an amplifier's gain or a person's amplitude; levels
+over the training subjects do not change with what the rest of the night is like.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ import numpy as np
 import pandas as pd
 
 from ..features.catalogue import DEFINITIONS_VERSION, NIGHT, describe_features, feature_columns
+from ..files import write_json
 from ..stages import STAGES
 from .table import share_within_night
 
 N_LEVELS = 9
-
+"""Digits 1 to 9, each for an equal share of epochs."""
 
 MISSING = 0
-
+"""The digit of a value that is missing."""
 
 VERSIONS = {"format_version": 1, "definitions_version": DEFINITIONS_VERSION}
+"""Of the file that holds a :class:`PromptSpec`, and of the features that it needs."""
 
-
-SHORT_NIGHT = 240  # epochs: two hours, under which a night's own levels say little
-
+SHORT_NIGHT = 240  # epochs: two hours; levels within a shorter night say little
 
 EEG_COLUMNS = (
     "std_uv",
@@ -52,18 +52,17 @@ EEG_COLUMNS = (
     "slow_fast_ratio",
     "edge_frequency_95_hz",
 )
-"""What a night's line says when its features were extracted from the EEG itself."""
-
+"""The digits within the night for a table that was extracted from the EEG itself."""
 
 PUBLISHED_COLUMNS = ("rfft_delta_uv2", "rfft_theta_uv2", "rfft_alpha_uv2", "rfft_rest_uv2")
-"""The same for the published table, which has no more than eleven features."""
-
+"""The digits within the night for the published table, which has eleven features at most."""
 
 COHORT_COLUMNS = ("rfft_delta_uv2", "rfft_alpha_uv2", "rfft_beta_uv2", "rfft_rest_uv2")
-"""What is also compared with other people, when there are any in training.
+"""The digits over people, where the training table has more than one person.
 
-These two fours were found with a small recurrent network on people held out of training: it read eight digits
-as well as twelve (``benchmarks/runs.csv`` has the figures, ``benchmarks/digits.py`` is such a network).
+A small recurrent network, trained on some people and tested on others, chose these four and those of
+`PUBLISHED_COLUMNS`: it staged as well from these eight digits as from twelve (figures in
+``benchmarks/runs.csv``, the network in ``benchmarks/digits.py``).
 """
 
 
@@ -97,7 +96,7 @@ class Digit:
 
 @dataclass(frozen=True)
 class PromptSpec:
-    """How a night becomes text; it travels with the adapter and knows no tokenizer.
+    """How a night becomes text. An adapter's folder holds it; it depends on no tokenizer.
 
     Parameters
     ----------
@@ -110,11 +109,11 @@ class PromptSpec:
     window : int
         Lines in one text.
     look_ahead : int
-        The answer after line t is for the epoch at line t − look_ahead, so that the model, which reads
-        from left to right, has seen what comes next.
+        The answer after line t is for the epoch at line t − look_ahead. So a model with causal attention,
+        which reads from left to right, has seen the epochs that follow.
     bidirectional : bool
-        Every token sees the whole window, what follows it too, as in an encoder; otherwise a token sees
-        only what stands before it.
+        Bidirectional attention: every token sees the whole window. False: causal attention, a token sees
+        only the tokens before it.
     """
 
     digits: tuple[Digit, ...]
@@ -162,7 +161,7 @@ class PromptSpec:
     def levels(self, table: pd.DataFrame) -> np.ndarray:
         """Turn a table into levels, int8 (n_epochs, n_digits): 1–9, or 0 where a value is missing.
 
-        Equal values get the same level, the middle one of those they span; a constant gets 5.
+        Equal values get the same level, the middle one of those that they span; a constant gets 5.
         """
         lengths = table.groupby(level=NIGHT, sort=False).size()
         if lengths.min() < SHORT_NIGHT and any(digit.level == "night" for digit in self.digits):
@@ -171,25 +170,22 @@ class PromptSpec:
                 "short a night are unreliable.",
                 stacklevel=2,
             )
-        columns = [self._night_levels(d, table) if d.level == "night" else self._cohort_levels(d, table)
-                   for d in self.digits]  # fmt: skip
-        return np.stack(columns, axis=1).astype(np.int8)
-
-    def _night_levels(self, digit: Digit, table: pd.DataFrame) -> np.ndarray:
-        share = share_within_night(pd.Series(digit.values(table), index=table.index)).to_numpy()
-        return np.where(np.isnan(share), MISSING, 1 + np.floor(N_LEVELS * np.nan_to_num(share)))
-
-    def _cohort_levels(self, digit: Digit, table: pd.DataFrame) -> np.ndarray:
-        values, cuts = digit.values(table), np.asarray(self.cuts[digit.column])
-        below = np.searchsorted(cuts, values, "left") + np.searchsorted(cuts, values, "right")
-        return np.where(np.isnan(values), MISSING, 1 + below // 2)
+        levels = np.empty((len(table), len(self.digits)), dtype=np.int8)
+        for i, digit in enumerate(self.digits):
+            values = pd.Series(digit.values(table), index=table.index)
+            if digit.level == "night":
+                level = 1 + np.floor(N_LEVELS * share_within_night(values))
+            else:
+                cuts = self.cuts[digit.column]
+                below = np.searchsorted(cuts, values, "left") + np.searchsorted(cuts, values, "right")
+                level = 1 + below // 2
+            levels[:, i] = np.where(values.isna(), MISSING, level)
+        return levels
 
     def save(self, path: str | Path) -> Path:
         """Write the specification as JSON."""
-        content = {**VERSIONS, **asdict(self)}
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_json(path, {**VERSIONS, **asdict(self)})
         return path
 
     @classmethod
@@ -219,19 +215,24 @@ class PromptSpec:
 def default_digits(train_table: pd.DataFrame) -> tuple[Digit, ...]:
     """Choose the digits of a line by what a table has.
 
-    Levels within the night of the columns that say most about stages, and, with more than one subject,
-    levels over the subjects of the four band powers. A table with other columns gets its first twelve.
+    Levels within the night come from the columns that say most about stages, or from the first twelve
+    columns of a table that lacks them. With more than one subject, levels over the subjects of four band
+    powers follow.
     """
-    for columns in (EEG_COLUMNS, PUBLISHED_COLUMNS, tuple(feature_columns(train_table)[:12])):
-        if all(name in train_table for column in columns for name in column.split("/")):
-            break
-    several = train_table.index.get_level_values("subject").nunique() > 1
-    cohort = [column for column in COHORT_COLUMNS if several and column in train_table]
-    return (*(Digit(column) for column in columns), *(Digit(column, "cohort") for column in cohort))
+    named = (EEG_COLUMNS, PUBLISHED_COLUMNS)
+    first_twelve = tuple(feature_columns(train_table)[:12])
+    within_night = next((columns for columns in named if set(columns) <= set(train_table)), first_twelve)
+    several = train_table.index.unique("subject").size > 1
+    over_people = [column for column in COHORT_COLUMNS if several and column in train_table]
+    return (*(Digit(column) for column in within_night), *(Digit(column, "cohort") for column in over_people))
 
 
 def night_text(levels: np.ndarray, separator: str = "") -> str:
-    """Write levels (n_epochs, n_digits) as text. ``separator="\\n"`` is for people, not for the model."""
+    r"""Write levels (n_epochs, n_digits) as text. ``separator="\n"`` is for people, not for the model.
+
+    >>> night_text(np.array([[8, 3, 0], [1, 9, 5]]))
+    '830:195:'
+    """
     return separator.join("".join(map(str, line)) + ":" for line in levels.tolist())
 
 
@@ -242,12 +243,17 @@ def parse_text(text: str, n_digits: int) -> np.ndarray:
     ------
     ValueError
         If a line is not ``n_digits`` digits followed by a colon.
+
+    Examples
+    --------
+    >>> parse_text("830:195:", n_digits=3).tolist()
+    [[8, 3, 0], [1, 9, 5]]
     """
     *lines, rest = "".join(text.split()).split(":")
     wrong = [line for line in lines if len(line) != n_digits or not line.isdecimal()] + [rest] * bool(rest)
     if wrong:
         raise ValueError(f"expected {n_digits} digits and a colon for each epoch, got {wrong[0]!r}")
-    return np.array([[int(digit) for digit in line] for line in lines], dtype=np.int8).reshape(-1, n_digits)
+    return np.array([[*line] for line in lines], dtype=np.int8).reshape(-1, n_digits)
 
 
 def label_token_ids(labels: Sequence[str], tokenizer: Any) -> list[int]:
@@ -271,13 +277,13 @@ def label_token_ids(labels: Sequence[str], tokenizer: Any) -> list[int]:
 def line_tokens(levels: np.ndarray, tokenizer: Any) -> np.ndarray:
     """Tokenize a night, one row an epoch: (n_epochs, tokens_per_epoch).
 
-    Lines are tokenized one by one, which is right only if no token reaches over a line's end and every
-    line has the same number of tokens; both are checked.
+    Lines are tokenized one by one. That is right only if no token covers the end of one line and the
+    beginning of the next, and if every line has the same number of tokens; both are checked.
 
     Raises
     ------
     ValueError
-        If the tokenizer breaks either rule.
+        If the tokenizer breaks one of these two rules.
     """
     lines, inverse = np.unique(levels, axis=0, return_inverse=True)
     ids = tokenizer([night_text(line[None]) for line in lines], add_special_tokens=False).input_ids
@@ -292,16 +298,17 @@ def line_tokens(levels: np.ndarray, tokenizer: Any) -> np.ndarray:
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
-    """Identify a tokenizer by what it does to lines of digits: SHA-256 over the tokens of 000: to 999:."""
+    """Identify a tokenizer by how it cuts digits: SHA-256 over its first token and those of 000: to 999:."""
     digits = np.array(np.unravel_index(np.arange(1000), (10, 10, 10)), dtype=np.int8).T
     tokens = [tokenizer.bos_token_id, *line_tokens(digits, tokenizer).ravel().tolist()]
     return f"sha256:{hashlib.sha256(repr(tokens).encode()).hexdigest()}"
 
 
 def epoch_in_words(row: pd.Series, columns: Sequence[str]) -> str:
-    """Describe one epoch (a row of the table) as a plain prompt in words, for teaching.
+    """Describe one epoch (a row of the table) as a prompt in words, for teaching.
 
-    This is what one would write first: readable, but long, and without the night around it.
+    A person who writes a first prompt writes one like this. It is easy to read, but it is long, and it says
+    nothing about the other epochs of the night.
 
     Raises
     ------

@@ -55,8 +55,8 @@ def check_index(index: pd.Index, one_recording: bool = False) -> None:
     if not index.is_unique:
         *night, epoch = index[index.duplicated()][0]
         raise ValueError(
-            f"epoch {epoch} of {describe_night(night)} occurs more than once; give each recording a name of "
-            "its own"
+            f"epoch {epoch} of {describe_night(night)} occurs more than once; keep one, or give each "
+            "recording a name of its own"
         )
     nights = index.droplevel("epoch").unique()
     if one_recording and len(nights) != 1:

@@ -15,7 +15,6 @@ from scipy import signal
 
 import sleepstage as ss
 from sleepstage.dataset import contest
-from sleepstage.dataset import contest as archive
 from sleepstage.dataset.table import consecutive_runs
 
 KINDS = {"nan": np.full((51, 59), np.nan), "zero": np.zeros((51, 59))}
@@ -180,7 +179,7 @@ def test_an_epoch_without_power_is_named(reason, tmp_path, night):
         ({"0/a-1.npy": np.zeros(2999)}, r"shape \(2999,\)"),
         ({"0/a-1.npy": np.array(["x"] * 3000)}, "type <U1"),
         ({"0/a1.npy": np.ones((51, 59))}, "a1.npy is not named"),
-        ({"0/a-1.npy": np.ones((51, 59)), "1/a-1.npy": np.ones((51, 59))}, "epoch 1 of subject a is in more"),
+        ({"0/a-1.npy": np.ones((51, 59)), "1/a-1.npy": np.ones((51, 59))}, "epoch 1 of a .* more than once"),
         ({"0/a-1.npy": np.ones((51, 59)), "1/a-2.npy": np.ones(3000)}, "a signal and .* a spectrogram"),
     ],
 )
@@ -295,7 +294,7 @@ def gave(url, output, id, resume):
 def test_both_versions_of_gdown_are_called_as_they_are_made(download, small, tmp_path, monkeypatch):
     monkeypatch.setattr("gdown.download", download)
     assert len(list(contest.fetch_contest(tmp_path / "drive").rglob("*.npy"))) == 4
-    with pytest.raises(RuntimeError, match="(?s)gdown has said why.*By hand: open"):
+    with pytest.raises(RuntimeError, match="(?s)download of AISContest_Data.zip failed.*By hand: open"):
         contest.fetch_contest(tmp_path / "none", "nowhere")
 
 
@@ -303,7 +302,7 @@ def test_both_versions_of_gdown_are_called_as_they_are_made(download, small, tmp
 def test_a_refusal_names_the_way_by_hand(status, small, server, tmp_path):
     answers, address = server
     answers["/a.zip"] = (status, b"no", None)
-    refused = "(?s)(download of AISContest_Data.zip failed|is no zip file).*By hand: open"
+    refused = "(?s)(download of AISContest_Data.zip failed|no zip).*By hand: open"
     with pytest.raises((RuntimeError, ValueError), match=refused):  # gdown 5 keeps the page as the file
         contest.fetch_contest(tmp_path, f"{address}/a.zip")
     assert not (tmp_path / contest.CONTEST_FOLDER).exists()
@@ -316,9 +315,8 @@ def test_a_download_that_was_cut_off_goes_on_or_begins_anew(small, server, tmp_p
     with pytest.raises((RuntimeError, ValueError), match="By hand"):
         contest.fetch_contest(tmp_path, f"{address}/a.zip")
     answers["/a.zip"] = (200, whole, None)
-    for _ in range(
-        2
-    ):  # appended to what it had by a gdown that does not look, it is thrown away and comes anew
+    # A gdown that does not look appends to what it had; then the file is thrown away and comes anew.
+    for _ in range(2):
         try:
             folder = contest.fetch_contest(tmp_path, f"{address}/a.zip")
         except ValueError as error:
@@ -338,7 +336,7 @@ def test_a_page_in_the_archives_place_is_thrown_away(small, server, tmp_path):
 def test_a_server_that_says_a_wrong_length_is_found_out(small, server, tmp_path):
     answers, address = server
     answers["/a.zip"] = (200, zipped(small)[:-40], None)  # announces what it sends: 40 bytes too few
-    with pytest.raises(ValueError, match="(?s)cut off or damaged.*By hand"):
+    with pytest.raises(ValueError, match="(?s)damaged.*By hand"):
         contest.fetch_contest(tmp_path, f"{address}/a.zip")
 
 
@@ -360,8 +358,8 @@ def test_a_download_that_is_cut_off_leaves_nothing_that_looks_complete(small, se
     ("content", "error"),
     [
         (b"<!DOCTYPE html><html>Too many users have viewed or downloaded this file", "a web page"),
-        (b"", "begins with b''"),
-        (b"PK\x03\x04" + bytes(50), "cut off or damaged"),
+        (b"", "no zip"),
+        (b"PK\x03\x04" + bytes(50), "damaged"),
         (zipped({"other/0/a.npy": b"x"}), "0 of the expected 4"),
     ],
 )
@@ -370,6 +368,36 @@ def test_what_is_not_the_archive_is_refused_with_the_way_by_hand(content, error,
     with pytest.raises(ValueError, match=f"(?s){error}.*By hand"):
         contest.fetch_contest(tmp_path)
     assert not (tmp_path / contest.CONTEST_FOLDER).exists()
+
+
+def test_a_folder_that_is_there_stays_as_it_is(small, tmp_path):
+    thesis = tmp_path / contest.CONTEST_FOLDER / "thesis.docx"
+    thesis.parent.mkdir()
+    thesis.write_text("mine")
+    (tmp_path / f"{contest.CONTEST_FOLDER}.zip").write_bytes(zipped(small))
+    assert contest.fetch_contest(tmp_path) == thesis.parent
+    assert [path.name for path in thesis.parent.iterdir()] == ["thesis.docx"] and thesis.read_text() == "mine"
+
+
+def test_other_files_of_the_archive_stay_packed(small, tmp_path):
+    more = {
+        "readme.txt": b"x",
+        f"{contest.CONTEST_FOLDER}/5/a-1.npy": b"x",
+        f"{contest.CONTEST_FOLDER}/0/": b"",
+    }
+    (tmp_path / f"{contest.CONTEST_FOLDER}.zip").write_bytes(zipped({**small, **more}))
+    contest.fetch_contest(tmp_path)
+    unpacked = sorted(file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*") if file.is_file())
+    assert unpacked == [f"{contest.CONTEST_FOLDER}.zip", *sorted(small)]
+
+
+def test_an_encrypted_archive_is_refused(small, tmp_path):
+    data = bytearray(zipped(small))
+    data[6] |= 1  # the flags of the first file's own header, and below of its entry in the directory
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / f"{contest.CONTEST_FOLDER}.zip").write_bytes(data)
+    with pytest.raises(ValueError, match="(?s)encrypted.*By hand"):
+        contest.fetch_contest(tmp_path)
 
 
 def test_a_flipped_bit_is_found(small, tmp_path):
@@ -383,7 +411,7 @@ def test_a_flipped_bit_is_found(small, tmp_path):
 @pytest.mark.parametrize("name", ["/etc/x.npy", "../x.npy", "a/../../x.npy", "C:\\x.npy", "..\\x.npy"])
 def test_members_that_leave_the_folder_are_refused(name, small, tmp_path):
     (tmp_path / f"{contest.CONTEST_FOLDER}.zip").write_bytes(zipped({**small, name: b"x"}))
-    with pytest.raises(ValueError, match="outside its folder"):
+    with pytest.raises(ValueError, match="outside the folder"):
         contest.fetch_contest(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [f"{contest.CONTEST_FOLDER}.zip"]
 
@@ -395,12 +423,12 @@ def test_links_are_refused(small, tmp_path):
         link = zipfile.ZipInfo(f"{contest.CONTEST_FOLDER}/link")
         link.external_attr = 0o120777 << 16
         content.writestr(link, "/etc")
-    with pytest.raises(ValueError, match="the link"):
+    with pytest.raises(ValueError, match="is a link"):
         contest.fetch_contest(tmp_path)
 
 
 def test_a_bomb_stays_packed(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(archive, "UNPACKED_LIMIT_BYTES", 3999)
+    monkeypatch.setattr(contest, "UNPACKED_LIMIT_BYTES", 3999)
     (tmp_path / f"{contest.CONTEST_FOLDER}.zip").write_bytes(zipped(small))
     with pytest.raises(ValueError, match="4,000 bytes, expected at most 3,999"):
         contest.fetch_contest(tmp_path)
