@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from .digits import MISSING, PromptSpec, line_tokens
+from .table import consecutive_runs
 
 
 @dataclass(frozen=True)
@@ -70,3 +72,18 @@ def covering_starts(n_epochs: int, spec: PromptSpec, stride: int, offset: int = 
         )
     last = max(0, n_epochs - answered)
     return np.unique(np.clip(np.arange(-offset, last + stride, stride), 0, last))
+
+
+def covering_windows(table: pd.DataFrame, spec: PromptSpec, tokenizer: Any, stride: int) -> Windows:
+    """Cut windows, ``stride`` epochs apart, that answer for every epoch of a table.
+
+    No window crosses a gap or the end of a recording. ``epochs`` of the result counts the table's rows.
+    """
+    levels = spec.levels(table)
+    input_ids, epochs = [], []
+    for run in consecutive_runs(table):
+        starts = covering_starts(run.stop - run.start, spec, stride)
+        windows = cut_windows(levels[run], spec, tokenizer, starts)
+        input_ids.append(windows.input_ids)
+        epochs.append(np.where(windows.epochs >= 0, run.start + windows.epochs, -1))
+    return Windows(np.concatenate(input_ids), np.concatenate(epochs), windows.positions)

@@ -1,13 +1,14 @@
 """Staging nights with a language model: label scoring over overlapping windows.
 
-The model is never asked to write. After each epoch's line, the probabilities it gives to the five label
-words are read off and normalized: one forward pass answers for a whole window.
+The model writes no text. After each epoch's line, its probabilities of the five label words are taken and
+normalized. So one forward pass answers for all epochs of a window.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +18,17 @@ import torch
 from tqdm.auto import tqdm
 
 from ..dataset.digits import PromptSpec, label_token_ids
-from ..dataset.table import consecutive_runs
-from ..dataset.windows import covering_starts, cut_windows
+from ..dataset.windows import Windows, covering_windows, cut_windows
 from ..features.catalogue import NIGHT
 from ..finetuning.adapter import SHIPPED_ADAPTER, load_adapter
-from ..finetuning.base_model import (
-    load_base,
-    load_tokenizer,
-    quiet_libraries,
-    set_attention,
-)
+from ..finetuning.base_model import load_base, load_tokenizer, quiet_libraries, set_attention
 from ..finetuning.calibration import HypnogramPrior
 from ..finetuning.settings import OFFLINE_MODEL
-from ..stages import STAGES, answered
+from ..stages import STAGES
 
-DENSE_SLEEP = 20  # epochs: ten minutes, half of them asleep, are sleep; a lone wrong epoch is not
-
-
+DENSE_SLEEP = 20  # epochs: sleep is where at least half of ten minutes is; one wrong epoch is no sleep
 WAKE_MARGIN = 60  # epochs of wake kept on both sides of sleep: half an hour, as in the training nights
-
-
-LONG_WAKE = 120  # epochs of wake beyond that, from which on a night is read a second time
+LONG_WAKE = 120  # with more epochs of wake than that outside the margins, a night is read a second time
 
 
 class Stager:
@@ -50,9 +41,9 @@ class Stager:
     spec : PromptSpec
         How a night becomes text.
     trained_on : sequence
-        The subjects that it learned from, so that nobody tests it on them.
+        The subjects that it learned from. It must not be scored on them.
     prior : HypnogramPrior, optional
-        Temperature and stage transitions that the answers get.
+        Temperature and stage transitions for the answers.
     """
 
     def __init__(
@@ -62,7 +53,7 @@ class Stager:
         spec: PromptSpec,
         trained_on: Sequence[Any] = (),
         prior: HypnogramPrior | None = None,
-    ):
+    ) -> None:
         self.model = model.eval()
         set_attention(model, spec.bidirectional)
         self.tokenizer = tokenizer
@@ -73,7 +64,10 @@ class Stager:
 
     @classmethod
     def from_base(cls, spec: PromptSpec, base: str | Path = OFFLINE_MODEL, nf4: bool = True) -> Stager:
-        """Load an untuned base model: what a language model knows about sleep before it is taught."""
+        """Load a base model without an adapter, to see what it knows about sleep before it is tuned.
+
+        ``base`` and ``nf4`` are those of :func:`sleepstage.load_base`.
+        """
         return cls(load_base(base, nf4), load_tokenizer(base), spec)
 
     @classmethod
@@ -85,13 +79,12 @@ class Stager:
         Parameters
         ----------
         adapter : str or Path, optional
-            An adapter folder written by :func:`sleepstage.finetune`, or a model's written by
-            :func:`sleepstage.merge`, which needs no base model; by default the adapter that ships with the
-            package.
+            A folder written by :func:`sleepstage.finetune`, or by :func:`sleepstage.merge`, which needs no
+            base model. By default the adapter that ships with the package.
         base : str or Path, optional
             Where the base model lies, if not where it was in training.
         nf4 : bool, optional
-            Quantize the base model, or do not; by default as in training (not if merged).
+            Whether to quantize the base model. By default as in training; a merged model is not quantized.
 
         Raises
         ------
@@ -101,8 +94,12 @@ class Stager:
             If the base model or its tokenizer is not the one that the adapter was trained on.
         """
         loaded = load_adapter(adapter or SHIPPED_ADAPTER, base, nf4)
-        subjects = loaded.card["subjects"]
-        return cls(loaded.model, loaded.tokenizer, loaded.spec, subjects, loaded.prior)
+        return cls(loaded.model, loaded.tokenizer, loaded.spec, loaded.card["subjects"], loaded.prior)
+
+    def untuned(self) -> Stager:
+        """Take the adapter away: the base model with the same text, and with causal attention as before."""
+        spec = replace(self.spec, bidirectional=False)
+        return Stager(self.model.unload(), self.tokenizer, spec, self.trained_on, self.prior)
 
     def predict_proba(
         self,
@@ -113,18 +110,18 @@ class Stager:
     ) -> pd.DataFrame:
         """Stage every epoch of every night in a table.
 
-        A recording with hours of wake around the night has other levels than a night. Where the first reading
-        finds more than an hour of it, sleep and half an hour on both sides are read again, on their own.
+        Levels are ranks within a recording. Hours of wake around a night change them, so a recording with
+        more than an hour of it is read a second time, from half an hour before sleep to half an hour after.
 
         Parameters
         ----------
-        table : pandas.DataFrame
-            A feature table with the columns that the prompt needs; stages are not looked at.
+        table : pandas.DataFrame, shape (n_epochs, n_columns)
+            A feature table with the columns that the prompt needs. Its stages are not used.
         stride : int, optional
-            Epochs from one window to the next. By default two thirds of what a window answers for, so that
-            windows overlap by a third; where they do, their probabilities are averaged.
+            Epochs from one window to the next. By default two thirds of the epochs that a window answers for,
+            so that windows overlap by a third. The answers to one epoch are averaged.
         windows_per_batch : int
-            Windows read at once.
+            Windows that the model reads at once.
         with_prior : bool
             Apply the adapter's temperature and stage transitions, if it has them.
 
@@ -135,7 +132,6 @@ class Stager:
             cannot be measured (no digit of its line is known) gets no stage: its row is NaN, and a warning
             says how many there are.
         """
-        stride = stride or self.spec.default_stride
         proba = self._read(table, stride, windows_per_batch)
         again = _around_sleep(proba)
         if again.any():
@@ -151,89 +147,67 @@ class Stager:
         levels : int8 (n_epochs, n_digits)
             Consecutive epochs as :meth:`PromptSpec.levels` gives them, or changed by hand.
         row : int
-            Which of them is asked for.
+            The row of the epoch that is asked for.
 
         Returns
         -------
         numpy.ndarray, shape (5,)
-            The probabilities of W, N1, N2, N3, REM, as read: no other window is averaged in, and neither
-            temperature nor stage transitions are applied. NaN where no digit of the epoch is known.
+            The probabilities of W, N1, N2, N3, REM from this window alone, without temperature and stage
+            transitions. NaN where no digit of the epoch is known.
         """
         n_answers = self.spec.window - self.spec.look_ahead
         first = min(max(0, row - n_answers // 2), max(0, len(levels) - n_answers))
         lines = levels[first : first + self.spec.window]
         window = cut_windows(lines, self.spec, self.tokenizer, np.array([0]))
-        with quiet_libraries():
-            proba = self._answer(window.input_ids, window.positions)
-        line = row - first + self.spec.look_ahead
-        return np.where(window.epochs[0, line] >= 0, proba[0, line], np.nan)
+        return self._answers(window, windows_per_batch=1).reindex([row - first]).to_numpy()[0]
 
-    def _read(self, table: pd.DataFrame, stride: int, windows_per_batch: int) -> pd.DataFrame:
-        """Read a table's nights once, window by window; NaN for epochs that no window answers for."""
-        levels = self.spec.levels(table)
-        total = np.zeros((len(table), len(STAGES)))
-        answers = np.zeros((len(table), 1))
-        batches = [
-            (run, starts)
-            for run in consecutive_runs(table)
-            for starts in _batched(
-                covering_starts(run.stop - run.start, self.spec, stride), windows_per_batch
-            )
-        ]
-        for run, starts in tqdm(batches, desc="staging", unit="batch", leave=False):
-            windows = cut_windows(levels[run], self.spec, self.tokenizer, starts)
-            with quiet_libraries():
-                proba = self._answer(windows.input_ids, windows.positions)
-            asked = windows.epochs >= 0
-            rows = run.start + windows.epochs[asked]
-            np.add.at(total, rows, proba[asked])
-            np.add.at(answers, rows, 1)
-        answers[answers == 0] = np.nan
-        return pd.DataFrame(total / answers, index=table.index, columns=list(STAGES))
+    def _read(self, table: pd.DataFrame, stride: int | None, windows_per_batch: int) -> pd.DataFrame:
+        """Read a table's nights once; epochs that no window answers for get NaN."""
+        windows = covering_windows(table, self.spec, self.tokenizer, stride or self.spec.default_stride)
+        return self._answers(windows, windows_per_batch).reindex(range(len(table))).set_axis(table.index)
 
     @torch.inference_mode()
-    def _answer(self, input_ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """Read the label words' probabilities: (B, T) tokens, (A,) positions → (B, A, 5)."""
-        device = self.model.device
-        logits = self.model(
-            input_ids=torch.as_tensor(input_ids, device=device),
-            logits_to_keep=torch.as_tensor(positions, device=device),
-        ).logits
-        return logits[..., self.label_ids].float().softmax(-1).cpu().numpy().astype(np.float64)
+    def _answers(self, windows: Windows, windows_per_batch: int) -> pd.DataFrame:
+        """Give the mean probabilities of the label words for each epoch that a window answers for."""
+        input_ids = torch.as_tensor(windows.input_ids, device=self.model.device)
+        positions = torch.as_tensor(windows.positions, device=self.model.device)  # (A,)
+        batches = input_ids.split(windows_per_batch)  # each (B, T)
+        with quiet_libraries():
+            logits = [
+                self.model(input_ids=batch, logits_to_keep=positions).logits[..., self.label_ids]  # (B, A, 5)
+                for batch in tqdm(batches, "staging", leave=False, unit="batch", disable=len(batches) == 1)
+            ]
+        proba = torch.cat(logits).float().softmax(-1).double().cpu().numpy()
+        asked = windows.epochs >= 0
+        answers = pd.DataFrame(proba[asked], columns=list(STAGES))
+        return answers.groupby(windows.epochs[asked]).mean()
 
 
 def _around_sleep(proba: pd.DataFrame) -> np.ndarray:
-    """Mark a night from half an hour before sleep to half an hour after, if more than an hour lies outside.
+    """Mark the nights that lie in more than an hour of wake, bool (n_epochs,).
 
-    Wake in the middle of the night belongs to it, however long. Epochs without an answer are neither wake nor
-    sleep, and where most have none, nothing is known about sleep.
+    A night lasts from half an hour before the first sleep to half an hour after the last; all wake between
+    them belongs to it. Epochs without an answer are neither wake nor sleep, and where most have none,
+    nothing is known about sleep.
     """
     asleep = 1 - proba["W"]
     chosen = np.zeros(len(proba), dtype=bool)
     for rows in asleep.groupby(level=NIGHT, sort=False).indices.values():
-        near = asleep.iloc[rows].rolling(DENSE_SLEEP, center=True, min_periods=DENSE_SLEEP // 2)
-        dense = near.mean() > 0.5
-        if dense.any():
-            asleep_at = np.flatnonzero(dense)
-            first, last = max(0, asleep_at[0] - WAKE_MARGIN), asleep_at[-1] + WAKE_MARGIN
-            night = rows[first : last + 1]
-            if len(rows) - len(night) > LONG_WAKE:
-                chosen[night] = True
+        near = asleep.iloc[rows].rolling(DENSE_SLEEP, center=True, min_periods=DENSE_SLEEP // 2).mean()
+        asleep_at = np.flatnonzero(near > 0.5)
+        if asleep_at.size:
+            night = rows[max(0, asleep_at[0] - WAKE_MARGIN) : asleep_at[-1] + WAKE_MARGIN + 1]
+            chosen[night] = len(rows) - len(night) > LONG_WAKE
     return chosen
 
 
 def _warn_of_unanswered(table: pd.DataFrame, proba: pd.DataFrame) -> None:
-    without = ~answered(proba)
-    if not without.any():
-        return
-    reasons = table["quality"][without].value_counts() if "quality" in table else {}
-    why = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
-    warnings.warn(
-        f"{without.sum()} of {len(table)} epochs ({100 * without.mean():.0f} %) cannot be measured"
-        f"{f' ({why})' if why else ''} and get no stage.",
-        stacklevel=3,
-    )
-
-
-def _batched(starts: np.ndarray, size: int) -> list[np.ndarray]:
-    return [starts[i : i + size] for i in range(0, len(starts), size)]
+    without = proba.isna().any(axis=1)
+    if without.any():
+        counts = table["quality"][without].value_counts() if "quality" in table else {}
+        reasons = ", ".join(f"{reason} {count}" for reason, count in counts.items())
+        warnings.warn(
+            f"{without.sum()} of {len(table)} epochs ({100 * without.mean():.0f} %) cannot be measured"
+            f"{f' ({reasons})' if reasons else ''} and get no stage.",
+            stacklevel=3,
+        )

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,11 +12,8 @@ import pytest
 import torch
 
 import sleepstage as ss
-from sleepstage.dataset.windows import cut_windows
-from sleepstage.finetuning.adapter import Adapter, save_adapter
+from sleepstage.finetuning.adapter import load_adapter, save_adapter
 from sleepstage.finetuning.calibration import HypnogramPrior
-from sleepstage.finetuning.trainer import _card as card_of
-from sleepstage.finetuning.trainer import build_trainer
 
 DIGITS = (ss.Digit("std_uv"), ss.Digit("mobility"), ss.Digit("sigma_power_rel"))
 
@@ -54,15 +53,12 @@ def test_answer_is_the_softmax_over_the_words_after_the_epochs_own_text(stager, 
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_a_two_way_reader_sees_what_follows_beyond_the_look_ahead(tiny_base, table, spec, bidirectional):
+def test_bidirectional_attention_sees_beyond_the_look_ahead(tiny_base, table, spec, bidirectional):
     """Windows of 12 lines: the first epoch is answered after line 4, and only line 12 is changed."""
     stager = ss.Stager.from_base(replace(spec, bidirectional=bidirectional), tiny_base, nf4=False)
     levels = spec.levels(table)[:12]
     changed = np.concatenate([levels[:-1], 10 - levels[-1:]])
-    windows = [
-        cut_windows(lines, stager.spec, stager.tokenizer, np.array([0])) for lines in (levels, changed)
-    ]
-    one, other = (stager._answer(each.input_ids, each.positions)[0, spec.look_ahead] for each in windows)
+    one, other = (stager.answer(lines, 0) for lines in (levels, changed))
     assert (np.abs(one - other).max() > 1e-7) == bidirectional
 
 
@@ -97,26 +93,36 @@ def test_stages_are_not_looked_at(stager, table):
 
 @pytest.fixture(scope="module")
 def adapter(table, spec, tiny_base, tmp_path_factory):
-    """An adapter whose B matrices are not zero, saved by the trainer's own path."""
-    config = ss.TrainingConfig(base=str(tiny_base), n_steps=1, lora_rank=4)
+    """A saved adapter whose B matrices are not zero, and the same in memory."""
     folder = tmp_path_factory.mktemp("stager") / "adapter"
-    trainer = build_trainer(table, spec, config, folder)
+    ss.finetune(table, spec, ss.TrainingConfig(base=str(tiny_base), n_steps=1, lora_rank=4), folder)
+    loaded = load_adapter(folder)
     torch.manual_seed(1)
-    for name, parameter in trainer.model.named_parameters():
+    for name, parameter in loaded.model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
-    card = card_of(trainer, table, config, pd.DataFrame(), 0.0)
-    prior = HypnogramPrior.from_table(table)
-    save_adapter(Adapter(trainer.model, trainer.processing_class, spec, prior, card), folder)
-    return folder, trainer
+    save_adapter(loaded, folder)
+    return folder, loaded
 
 
 def test_reloaded_adapter_gives_the_same_probabilities(adapter, table, spec, stager):
-    folder, trainer = adapter
-    trained = ss.Stager(trainer.model, stager.tokenizer, spec).predict_proba(table)
-    reloaded = ss.Stager.from_pretrained(folder).predict_proba(table)
-    np.testing.assert_allclose(reloaded, trained, atol=1e-5)
-    assert np.abs(reloaded - stager.predict_proba(table)).to_numpy().max() > 0.01
+    folder, saved = adapter
+    expected = ss.Stager(saved.model, saved.tokenizer, spec).predict_proba(table, with_prior=False)
+    reloaded = ss.Stager.from_pretrained(folder)
+    np.testing.assert_allclose(reloaded.predict_proba(table, with_prior=False), expected, atol=1e-5)
+    assert np.abs(expected - stager.predict_proba(table)).to_numpy().max() > 0.01
+
+
+def test_without_its_adapter_a_stager_is_the_base_model(adapter, table, spec, tiny_base):
+    """Also after bidirectional training: the base model was pre-trained with causal attention."""
+    folder, saved = adapter
+    both_ways = ss.Stager(
+        load_adapter(folder).model, saved.tokenizer, replace(spec, bidirectional=True), trained_on=[3]
+    )
+    untuned = both_ways.untuned()
+    base = ss.Stager.from_base(spec, tiny_base, nf4=True)
+    np.testing.assert_allclose(untuned.predict_proba(table), base.predict_proba(table), atol=1e-6)
+    assert untuned.trained_on == (3,)
 
 
 def test_adapter_on_another_base_is_refused(adapter, tiny_base, tmp_path, smollm2_tokenizer):
@@ -151,47 +157,83 @@ def test_table_without_a_needed_column_names_it(stager, table):
         stager.predict_proba(table.drop(columns="mobility"))
 
 
-class Reader(ss.Stager):
-    """Knows the stages, but takes every 50th epoch of wake for light sleep; keeps what it was given."""
+class Reader(torch.nn.Module):
+    """A model that reads lines of five digits: the stage, and the epoch's number in base 9.
 
-    def __init__(self, spec):
-        self.spec, self.prior, self.given = spec, None, []
+    It answers with that stage, and counts how often it read each epoch.
+    """
 
-    def _read(self, table, stride, windows_per_batch):
-        self.given.append(table)
-        proba = np.eye(5)[table["stage"]]
-        proba[::50] = np.eye(5)[1]
-        return pd.DataFrame(proba, index=table.index, columns=list(ss.STAGES))
+    device, config = torch.device("cpu"), SimpleNamespace()
 
+    def __init__(self, tokenizer, labels):
+        super().__init__()
+        self.digit_ids = torch.tensor(tokenizer("0123456789", add_special_tokens=False).input_ids)
+        self.label_ids = torch.tensor(ss.label_token_ids(labels, tokenizer))
+        self.times_read = Counter()
 
-def with_wake_around(table, before, after):
-    """The night with that many epochs of its own wake before and after it."""
-    wake = table[table["stage"] == 0]
-    long = pd.concat([wake.iloc[np.resize(np.arange(len(wake)), n)] for n in (before, after)])
-    long = pd.concat([long.iloc[:before], table, long.iloc[before:]])
-    epochs = pd.MultiIndex.from_product([[0], ["long"], range(len(long))], names=table.index.names)
-    return long.set_axis(epochs)
-
-
-def test_a_night_in_hours_of_wake_is_read_a_second_time_on_its_own(table, spec):
-    reader = Reader(spec)
-    long = with_wake_around(table, 700, 800)
-    proba = reader.predict_proba(long)
-    first, second = reader.given
-    assert len(first) == len(long) and proba.index.equals(long.index)
-    asleep = np.flatnonzero((table["stage"] > 0).to_numpy()) + 700
-    epochs = second.index.get_level_values("epoch")
-    assert asleep[0] - 70 <= epochs[0] <= asleep[0] and asleep[-1] <= epochs[-1] <= asleep[-1] + 70
+    def forward(self, input_ids, logits_to_keep):
+        levels = (input_ids[:, -6:-1, None] == self.digit_ids).int().argmax(-1)  # the colon is the last
+        self.times_read.update(((levels[:, 1:] - 1) @ torch.tensor([729, 81, 9, 1])).tolist())
+        logits = torch.zeros(len(input_ids), 1, int(self.label_ids.max()) + 1)
+        logits[torch.arange(len(input_ids)), 0, self.label_ids[(levels[:, 0] - 1) // 2]] = 50
+        return SimpleNamespace(logits=logits)
 
 
-def test_an_ordinary_night_is_read_once(table, spec):
+def read_by_number(stages, tokenizer):
+    """Stage a night of these stages with a :class:`Reader`; give its answers, and which epochs it read twice.
+
+    Every 50th epoch is taken for light sleep. Each line is a window of its own.
+    """
+    said = np.asarray(stages, float).copy()
+    said[::50] = np.where(np.isnan(said[::50]), np.nan, 1)
+    number = pd.Series(np.arange(len(said))).where(~np.isnan(said))
+    columns = {"stage_said": said, **{f"place_{k}": (number // 9**k % 9).to_numpy() for k in (3, 2, 1, 0)}}
+    cuts = {name: tuple(np.arange(8) + 0.5) for name in columns} | {
+        "stage_said": tuple(np.arange(8) / 2 + 0.25)
+    }
+    spec = ss.PromptSpec(
+        tuple(ss.Digit(name, "cohort") for name in columns), cuts=cuts, window=1, look_ahead=0
+    )
+    index = pd.MultiIndex.from_product(
+        [[0], ["A"], range(len(said))], names=["subject", "recording", "epoch"]
+    )
+    reader = Reader(tokenizer, spec.labels)
+    proba = ss.Stager(reader, tokenizer, spec).predict_proba(
+        pd.DataFrame(columns, index=index), windows_per_batch=256
+    )
+    measured = np.flatnonzero(~np.isnan(said))
+    np.testing.assert_array_equal(ss.most_probable_stages(proba)[measured], said[measured])
+    return [epoch for epoch in measured if reader.times_read[epoch] == 2]
+
+
+@pytest.fixture(scope="module")
+def long_stages(table):
+    """The stages of the night, with 700 epochs of wake before and 800 after it."""
+    return np.concatenate([np.zeros(700), table["stage"], np.zeros(800)])
+
+
+def test_a_night_in_hours_of_wake_is_read_a_second_time_on_its_own(long_stages, smollm2_tokenizer):
+    twice = read_by_number(long_stages, smollm2_tokenizer)
+    asleep = np.flatnonzero(long_stages > 0)
+    assert twice == list(range(twice[0], twice[-1] + 1))
+    assert asleep[0] - 70 <= twice[0] <= asleep[0] and asleep[-1] <= twice[-1] <= asleep[-1] + 70
+
+
+def test_an_ordinary_night_is_read_once(table, smollm2_tokenizer):
     """Even if hours of it are wake, as long as there is sleep before and after."""
-    reader = Reader(spec)
     stages = table["stage"].to_numpy().copy()
     stages[300:550] = 0
-    reader.predict_proba(table.assign(stage=stages))
-    reader.predict_proba(table.assign(stage=0))  # nobody slept: there is nothing to read again
-    assert len(reader.given) == 2
+    assert read_by_number(stages, smollm2_tokenizer) == []
+    assert read_by_number(0 * stages, smollm2_tokenizer) == []  # nobody slept: there is nothing to read again
+
+
+def test_dead_epochs_are_no_sleep(long_stages, smollm2_tokenizer):
+    """An electrode that comes off in the morning does not prolong the night that is read again."""
+    off = long_stages.copy()
+    off[1700:] = np.nan
+    with pytest.warns(UserWarning, match="641 of 2341"):
+        twice = read_by_number(off, smollm2_tokenizer)
+    assert twice == read_by_number(long_stages, smollm2_tokenizer)
 
 
 def test_temperature_and_transitions_are_applied_unless_refused(stager, table, spec):
@@ -253,21 +295,3 @@ def test_one_window_around_a_dead_epoch_has_no_answer_for_it(stager, dead_table,
     levels = spec.levels(dead_table)
     assert np.isnan(stager.answer(levels, 430)).all()
     assert stager.answer(levels, 399).sum() == pytest.approx(1)
-
-
-def test_dead_epochs_are_no_sleep(table, spec):
-    """An electrode that comes off in the morning does not prolong the night that is read again."""
-
-    class Dead(Reader):
-        def _read(self, table, stride, windows_per_batch):
-            proba = super()._read(table, stride, windows_per_batch)
-            return proba.where(table["std_uv"].notna(), np.nan, axis=0)
-
-    long = with_wake_around(table, 700, 800)
-    off = long.copy()
-    off.iloc[1700:, : len(ss.feature_columns(off))] = np.nan
-    readers = Dead(spec), Dead(spec)
-    readers[0].predict_proba(long)
-    with pytest.warns(UserWarning, match="641 of 2341"):
-        readers[1].predict_proba(off)
-    assert readers[0].given[1].index.equals(readers[1].given[1].index)
