@@ -1,8 +1,4 @@
-"""The feature table of a night: the five families assembled, bad epochs named.
-
-The families are in :mod:`sleepstage.feature_families` and :mod:`sleepstage.spectral_family`, what their
-features mean is in :mod:`sleepstage.feature_catalogue`; all are public here.
-"""
+"""From a recording to its feature table: all five families, and the quality of each epoch."""
 
 from __future__ import annotations
 
@@ -13,23 +9,21 @@ import pandas as pd
 
 from ..recordings.quality import epoch_quality
 from ..stages import UNSCORED
-from .catalogue import INDEX, describe_features
+from .catalogue import INDEX
 from .spectral import spectral_features
-from .time_domain import as_epochs, hjorth_features, moment_features, time_features, wavelet_features
+from .time_domain import hjorth_features, moment_features, time_features, wavelet_features
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from ..recordings.recording import Recording
 
 
 def extract_features(recording: Recording) -> pd.DataFrame:
-    """All features of all epochs of a night.
+    """Compute all features of all epochs of a night.
 
     Parameters
     ----------
     recording : Recording
-        A night: ``eeg_uv`` of shape (n_epochs, n_samples) in µV, at 100 Hz as every `Recording` is.
+        A night: ``eeg_uv`` of shape (n_epochs, n_samples) in µV; every `Recording` is at 100 Hz.
 
     Returns
     -------
@@ -39,27 +33,17 @@ def extract_features(recording: Recording) -> pd.DataFrame:
         :func:`epoch_quality`; of the signal as it was before resampling). An epoch whose quality is not
         ``"ok"`` has NaN in every feature.
     """
-    eeg_uv = as_epochs(recording.eeg_uv)
+    eeg_uv = recording.eeg_uv.astype(np.float64)
     quality = epoch_quality(eeg_uv) if recording.quality is None else np.asarray(recording.quality)
-    names = describe_features().index
-    values = np.full((len(eeg_uv), len(names)), np.nan)
-    good = quality == "ok"
-    if good.any():
-        values[good] = _all_families(eeg_uv[good], recording.sfreq_hz)[names].to_numpy()
-    levels = [[recording.subject], [recording.recording], range(len(eeg_uv))]
-    index = pd.MultiIndex.from_product(levels, names=INDEX)
-    table = pd.DataFrame(values, index=index, columns=list(names))
-    stages = UNSCORED if recording.stages is None else np.asarray(recording.stages)
-    return table.assign(stage=np.broadcast_to(stages, len(table)).astype(np.int8), quality=quality)
-
-
-def _all_families(eeg_uv: NDArray[np.float64], sfreq_hz: float) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            **time_features(eeg_uv),
-            **hjorth_features(eeg_uv),
-            **wavelet_features(eeg_uv),
-            **moment_features(eeg_uv),
-            **spectral_features(eeg_uv, sfreq_hz),
-        }
-    )
+    features = {
+        **time_features(eeg_uv),
+        **hjorth_features(eeg_uv),
+        **wavelet_features(eeg_uv),
+        **moment_features(eeg_uv),
+        **spectral_features(eeg_uv, recording.sfreq_hz),
+    }
+    levels = [[recording.subject], [recording.recording], range(recording.n_epochs)]
+    table = pd.DataFrame(features, index=pd.MultiIndex.from_product(levels, names=INDEX))
+    table[quality != "ok"] = np.nan
+    stages = np.int8(UNSCORED) if recording.stages is None else recording.stages
+    return table.assign(stage=stages, quality=quality)

@@ -1,14 +1,15 @@
-"""The spectral family of features: from a signal's spectra, or from a spectrum that is all there is."""
+"""Features of an epoch's spectrum, computed from a signal or from a power spectral density."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import fft, integrate, signal, stats
+from scipy import fft, integrate, signal
+from scipy.stats import entropy, gmean
 
 from .catalogue import BANDS_HZ, BROAD_BAND_HZ, RATIOS, RFFT_BANDS_HZ
-from .time_domain import as_epochs, divide, entropy_bits, quiet_division, without_mean
+from .time_domain import as_epochs, divide, quiet_division, without_mean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +21,7 @@ WELCH_WINDOW_S = 4.0  # two periods of the slowest frequency of interest, 0.5 Hz
 
 @quiet_division
 def spectral_features(eeg_uv: ArrayLike, sfreq_hz: float) -> dict[str, NDArray[np.float64]]:
-    """Band powers, their ratios, and the shape of the spectrum.
+    """Compute band powers, their ratios, and the shape of the spectrum.
 
     Parameters
     ----------
@@ -33,8 +34,8 @@ def spectral_features(eeg_uv: ArrayLike, sfreq_hz: float) -> dict[str, NDArray[n
     -------
     dict of str to ndarray, shape (n_epochs,)
         ``<band>_power_uv2``, ``total_power_uv2`` and ``<band>_power_rel`` for delta, theta, alpha,
-        sigma, beta, gamma; ``rfft_<band>_uv2`` for the four bands of the published table; the
-        ratios; ``spectral_entropy``, ``peak_frequency_hz``, ``median_frequency_hz``,
+        sigma, beta, gamma; ``rfft_<band>_uv2`` for the four bands of the published table and
+        ``rfft_rest_uv2``; the ratios; ``spectral_entropy``, ``peak_frequency_hz``, ``median_frequency_hz``,
         ``edge_frequency_95_hz``, ``spectral_centroid_hz``, ``spectral_flatness``.
 
     Raises
@@ -45,13 +46,19 @@ def spectral_features(eeg_uv: ArrayLike, sfreq_hz: float) -> dict[str, NDArray[n
 
     Notes
     -----
-    Welch's method: Hann windows of 4 s that overlap by half, each without its mean, averaged by
-    the mean, so that a sine of amplitude A has the power A²/2. Powers are trapezoidal integrals
-    from edge to edge, so the bands' powers add up to the total and the relative ones to 1, wherever
-    4 s are a whole number of samples. Entropy
-    (over that of a flat spectrum), peak, centroid, flatness and edges (interpolated between the
-    bins, 0.25 Hz apart) are taken over 0.5–40 Hz. The ``rfft_`` bands are of the raw signal, neither
-    windowed nor detrended: the sum of |rfft|² over the bins with lo ≤ f ≤ hi.
+    The spectrum is that of :func:`power_spectrum`; a sine of amplitude A has the power A²/2. Powers are
+    trapezoidal integrals from one edge of the band to the other. So the powers of the bands add up to the
+    total, and the relative powers to 1, wherever 4 s are a whole number of samples. Entropy (divided by that
+    of a flat spectrum), peak, centroid, flatness and edge frequencies (interpolated between the bins, 0.25 Hz
+    apart) are taken over 0.5–40 Hz. The ``rfft_`` bands are of the raw signal, without a window and with
+    its mean: the sum of |rfft|² over the bins with lo ≤ f ≤ hi.
+
+    Examples
+    --------
+    >>> sine = 20 * np.sin(2 * np.pi * 10 * np.arange(3000) / 100)
+    >>> features = spectral_features([sine], 100)
+    >>> features["alpha_power_uv2"].round(3), features["peak_frequency_hz"]
+    (array([200.]), array([10.]))
     """
     x = as_epochs(eeg_uv)
     _check_spectrum_fits(x.shape[1], sfreq_hz)
@@ -98,20 +105,26 @@ def power_spectrum(eeg_uv: ArrayLike, sfreq_hz: float) -> tuple[NDArray[np.float
 
 @quiet_division
 def spectrum_features(freqs_hz: NDArray, psd_uv2: NDArray) -> dict[str, NDArray[np.float64]]:
-    """Those of :func:`spectral_features` that a power spectral density is enough for.
+    """Compute the features of :func:`spectral_features` that need only a power spectral density.
 
     Parameters
     ----------
     freqs_hz : ndarray, shape (n_freqs,)
-        From 0.5 Hz or below to 40 Hz or above. Where a band's edge lies between two frequencies, the density
-        there is interpolated.
+        Frequencies in Hz, from 0.5 or below to 40 or above. Where the edge of a band lies between two
+        frequencies, the density there is interpolated.
     psd_uv2 : ndarray, shape (n_epochs, n_freqs)
-        In µV²/Hz.
+        Density in µV²/Hz.
 
     Returns
     -------
     dict of str to ndarray, shape (n_epochs,)
-        All but the ``rfft_`` bands.
+        All features of :func:`spectral_features` except those that begin with ``rfft_``.
+
+    Examples
+    --------
+    >>> flat = spectrum_features(np.arange(51.0), np.ones((1, 51)))  # 1 µV²/Hz at 0 … 50 Hz
+    >>> flat["theta_power_uv2"], flat["total_power_uv2"], flat["spectral_flatness"]
+    (array([4.]), array([39.5]), array([1.]))
     """
     return {
         **_power_features(freqs_hz, psd_uv2),
@@ -123,15 +136,15 @@ def _power_features(freqs_hz: NDArray, psd: NDArray) -> dict[str, NDArray]:
     """Absolute, total and relative band powers, and their ratios."""
     powers = {band: _power(freqs_hz, psd, limits) for band, limits in BANDS_HZ.items()}
     total = _power(freqs_hz, psd, BROAD_BAND_HZ)
-    ratios = {
-        name: divide(sum(powers[band] for band in above), sum(powers[band] for band in below))
-        for name, (above, below) in RATIOS.items()
-    }
+
+    def sum_of(bands: Sequence[str]) -> NDArray:
+        return np.sum([powers[band] for band in bands], axis=0)
+
     return {
         **{f"{band}_power_uv2": power for band, power in powers.items()},
         "total_power_uv2": total,
         **{f"{band}_power_rel": divide(power, total) for band, power in powers.items()},
-        **ratios,
+        **{name: divide(sum_of(above), sum_of(below)) for name, (above, below) in RATIOS.items()},
     }
 
 
@@ -147,11 +160,11 @@ def _rfft_band_energies(x: NDArray, sfreq_hz: float) -> dict[str, NDArray]:
 
 
 def rfft_rest(energy: NDArray, mean: NDArray, bands: Sequence[NDArray], n_samples: int) -> NDArray:
-    """Give what the bands leave of the sum of |rfft|²: under 0.5 Hz and over 30 Hz.
+    """Compute the part of the sum of |rfft|² that is in no band: below 0.5 Hz and above 30 Hz.
 
     By Parseval's theorem the sum of |rfft(x)|² over the positive frequencies is (n Σx² − (n mean)²) / 2 for
-    n samples, so that it follows from columns of the published table. The three bins that two bands share
-    (4, 8 and 13 Hz) are taken off twice, which can leave a little less than nothing.
+    n samples, so it follows from columns of the published table. Three bins (4, 8 and 13 Hz) belong to two
+    bands each and are subtracted twice, so the result can be slightly negative.
 
     Parameters
     ----------
@@ -160,6 +173,18 @@ def rfft_rest(energy: NDArray, mean: NDArray, bands: Sequence[NDArray], n_sample
     bands : sequence of ndarray, shape (n_epochs,)
         The published bands' sums of |rfft|².
     n_samples : int
+        Samples in an epoch.
+
+    Returns
+    -------
+    ndarray, shape (n_epochs,)
+        In the unit of `energy`, times samples.
+
+    Examples
+    --------
+    >>> x = np.sin(2 * np.pi * 40 * np.arange(3000) / 100)  # 40 Hz is above all bands
+    >>> float(rfft_rest((x**2).sum(), x.mean(), [], 3000).round(3))
+    2250000.0
     """
     return (n_samples * energy - (n_samples * mean) ** 2) / 2 - sum(bands)
 
@@ -168,17 +193,17 @@ def _shape_features(freqs_hz: NDArray, psd: NDArray) -> dict[str, NDArray]:
     """Entropy, peak, edges, centroid and flatness of a spectrum, (n_epochs, n_freqs)."""
     total = psd.sum(axis=1)
     return {
-        "spectral_entropy": entropy_bits(psd) / np.log2(len(freqs_hz)),
+        "spectral_entropy": entropy(psd, base=2, axis=1) / np.log2(len(freqs_hz)),
         "peak_frequency_hz": np.where(total > 0, freqs_hz[psd.argmax(axis=1)], np.nan),
         "median_frequency_hz": _edge_frequency(freqs_hz, psd, 0.5),
         "edge_frequency_95_hz": _edge_frequency(freqs_hz, psd, 0.95),
         "spectral_centroid_hz": divide(psd @ freqs_hz, total),
-        "spectral_flatness": divide(stats.gmean(psd, axis=1), psd.mean(axis=1)),
+        "spectral_flatness": divide(gmean(psd, axis=1), psd.mean(axis=1)),
     }
 
 
 def _edge_frequency(freqs_hz: NDArray, psd: NDArray, share: float) -> NDArray:
-    """Frequency below which `share` of the power lies, linear between bins; NaN without power."""
+    """Find the frequency below which `share` of the power lies, linear between bins; NaN without power."""
     power = integrate.cumulative_trapezoid(psd, freqs_hz, axis=1, initial=0)
     target = share * power[:, -1:]
     upper = np.clip((power < target).sum(axis=1), 1, len(freqs_hz) - 1)
@@ -189,13 +214,13 @@ def _edge_frequency(freqs_hz: NDArray, psd: NDArray, share: float) -> NDArray:
 
 
 def _select_band(freqs_hz: NDArray, spectrum: NDArray, band: tuple[float, float]) -> tuple[NDArray, NDArray]:
-    """The bins with lo ≤ f ≤ hi, and the spectrum there."""
+    """Select the bins with lo ≤ f ≤ hi, and the spectrum there."""
     inside = (freqs_hz >= band[0]) & (freqs_hz <= band[1])
     return freqs_hz[inside], spectrum[:, inside]
 
 
 def _power(freqs_hz: NDArray, psd: NDArray, band: tuple[float, float]) -> NDArray:
-    """Trapezoidal integral from edge to edge, interpolated there if need be."""
+    """Integrate by trapezoids from edge to edge; a density between two bins is interpolated."""
     inside = (freqs_hz > band[0]) & (freqs_hz < band[1])
     at = np.concatenate([[band[0]], freqs_hz[inside], [band[1]]])
     first, last = (_density_at(freqs_hz, psd, edge) for edge in band)

@@ -1,11 +1,8 @@
-"""Exploring features: what separates the stages, and what says the same.
+"""What features say: about stages, about each other, and about people.
 
-Everything starts from a feature table, of one night or of many people. Intervals are over people and not over
-epochs: those of one night are no independent witnesses. How people differ is in ``people.py``, and can be had
-from here as well.
-
-
-How people differ in their features, and where one of them lies among others."""
+Every function takes a feature table, of one night or of many people. The intervals come from a bootstrap over
+people, not over epochs, because the epochs of one night depend on each other.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.cluster.hierarchy import fcluster, leaves_list, linkage
 from scipy.spatial.distance import squareform
-from scipy.stats import rankdata
+from scipy.stats import entropy, rankdata
 from sklearn.feature_selection import mutual_info_classif
 
 from ..stages import STAGE_CODES, STAGES, UNSCORED, stage_codes
@@ -25,6 +22,9 @@ from .catalogue import feature_columns
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+
+
+MIN_EPOCHS = 10  # five minutes: a person with less of a stage is left out there
 
 
 def separation(table: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 0) -> pd.DataFrame:
@@ -60,32 +60,27 @@ def separation(table: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 0) -> p
     """
     features, stages = scored_epochs(table)
     sides = [(stage, "rest") for stage in STAGES] + list(combinations(STAGES, 2))
-    people = features.groupby(level="subject", sort=False).indices.values()
     values = features.to_numpy()
-    effects = np.array(
-        [[_cliffs_delta(values[rows], stages[rows], *side) for side in sides] for rows in people]
+    people = features.groupby(level="subject", sort=False).indices.values()
+    effects = pd.DataFrame(
+        [np.ravel([_cliffs_delta(values[rows], stages[rows], *side) for side in sides]) for rows in people],
+        columns=pd.MultiIndex.from_tuples(
+            [(name, *side) for side in sides for name in features], names=["feature", "stage", "against"]
+        ),
     )
-    n_subjects = np.isfinite(effects).sum(axis=0)
     if n_bootstrap and len(effects) == 1:
         warnings.warn(
             "one person has no interval over people: low and high are NaN (n_bootstrap=0 asks for none)",
             stacklevel=2,
         )
-    known = n_subjects > 1
-    low, high = np.full((2, *known.shape), np.nan)
-    if n_bootstrap and known.any():
-        draws = _weighted_means(effects, resample_people(len(effects), n_bootstrap, seed))
-        low[known], high[known] = interval(draws[:, known])
-    columns = {
-        "effect": _weighted_means(effects, np.ones((1, len(effects))))[0],
-        "low": low,
-        "high": high,
-        "n_subjects": n_subjects,
-    }
-    index = pd.MultiIndex.from_tuples(
-        [(name, *side) for side in sides for name in features.columns], names=["feature", "stage", "against"]
-    )
-    return pd.DataFrame({name: values.ravel() for name, values in columns.items()}, index=index)
+    n_subjects = effects.count()
+    several = n_subjects > 1
+    limits = pd.DataFrame(np.nan, index=effects.columns, columns=["low", "high"])
+    if n_bootstrap and several.any():
+        weights = resample_people(len(effects), n_bootstrap, seed)
+        draws = (weights @ effects.fillna(0)) / (weights @ effects.notna())
+        limits[several] = interval(draws.loc[:, several]).T
+    return pd.DataFrame({"effect": effects.mean(), **limits, "n_subjects": n_subjects})
 
 
 def mutual_information(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
@@ -113,9 +108,8 @@ def mutual_information(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     for name, values in features.items():
         known = values.notna().to_numpy()
         nats = mutual_info_classif(values[known].to_frame(), stages[known], random_state=seed)[0]
-        shares = np.bincount(stages[known]) / known.sum()
-        entropy = -(shares[shares > 0] * np.log(shares[shares > 0])).sum()
-        rows[name] = {"bits": nats / np.log(2), "share": nats / entropy if entropy else np.nan}
+        most = entropy(np.bincount(stages[known]))
+        rows[name] = {"bits": nats / np.log(2), "share": nats / most if most else np.nan}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("feature")
 
 
@@ -156,19 +150,11 @@ def _cliffs_delta(values: np.ndarray, stages: np.ndarray, stage: str, against: s
     ours = stages == STAGE_CODES[stage]
     theirs = ~ours if against == "rest" else stages == STAGE_CODES[against]
     n, m = (np.isfinite(values[side]).sum(axis=0) for side in (ours, theirs))
-    enough = (n >= MIN_EPOCHS) & (m >= MIN_EPOCHS)
     both = np.concatenate([values[ours], values[theirs]])
     ranks = rankdata(both, axis=0, nan_policy="omit")[: ours.sum()]
-    pairs_won = np.nansum(ranks, axis=0) - n * (n + 1) / 2  # Mann and Whitney's U, ties count half
-    return np.where(enough, 2 * pairs_won / np.where(enough, n * m, 1) - 1, np.nan)
-
-
-def _weighted_means(effects: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Average over people who have a value: (n_people, …) and (n_draws, n_people) → (n_draws, …)."""
-    counted = np.isfinite(effects)
-    totals = np.tensordot(weights, np.where(counted, effects, 0), 1)
-    people = np.tensordot(weights, counted, 1)
-    return np.divide(totals, people, out=np.full(totals.shape, np.nan), where=people > 0)
+    pairs_won = np.nansum(ranks, axis=0) - n * (n + 1) / 2  # Mann and Whitney's U; ties count half
+    enough = (n >= MIN_EPOCHS) & (m >= MIN_EPOCHS)
+    return np.where(enough, 2 * pairs_won / np.maximum(n * m, 1) - 1, np.nan)
 
 
 def resample_people(n_people: int, n_draws: int, seed: int) -> NDArray[np.int64]:
@@ -203,10 +189,7 @@ def interval(values: ArrayLike) -> NDArray[np.float64]:
     ndarray, shape (2, ...)
         The lower and the upper bound (Efron & Tibshirani 1993, An Introduction to the Bootstrap, ch. 13).
     """
-    return np.nanpercentile(values, [2.5, 97.5], axis=0)
-
-
-MIN_EPOCHS = 10  # five minutes: of less, a person's night says nothing about a stage
+    return np.nanpercentile(np.asarray(values, dtype=np.float64), [2.5, 97.5], axis=0)
 
 
 def between_people(table: pd.DataFrame) -> pd.DataFrame:
@@ -268,10 +251,9 @@ def compare_with_cohort(night_table: pd.DataFrame, cohort_table: pd.DataFrame) -
             f"expected a night of one person, and a cohort of others with the same features; got "
             f"{len(subjects)} in the night, {others.index.unique('subject').size} others, features: {shared}"
         )
-    theirs = _medians(others[[*shared, "stage"]])
-    own = _medians(night_table[[*shared, "stage"]]).droplevel("subject")
-    own = own.reindex(theirs.index.get_level_values("stage")).set_axis(theirs.index)
-    below = (theirs.lt(own) + theirs.eq(own) / 2).where(theirs.notna() & own.notna())
+    theirs, own = (_medians(part[[*shared, "stage"]]) for part in (others, night_table))
+    difference = theirs.sub(own.droplevel("subject"), level="stage")
+    below = (1 - np.sign(difference)) / 2  # 1 where the other's median is smaller, 1/2 where it is equal
     percentiles = 100 * below.groupby(level="stage").mean().reindex(range(len(STAGES)))
     return percentiles.set_axis(list(STAGES)).T.rename_axis("feature")
 

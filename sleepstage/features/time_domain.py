@@ -1,10 +1,10 @@
-"""Four of the five families of features, as pure functions on arrays; the fifth is in ``spectral_family``.
+"""Features of an epoch's samples: amplitude, Hjorth's parameters, wavelet scales, moments.
 
-Every family takes all epochs of a night at once, an array ``eeg_uv`` of shape
-``(n_epochs, n_samples)`` in µV, and gives a dictionary from feature name to an array of shape
-``(n_epochs,)``. Everything is computed in float64. What is undefined for an epoch (a ratio over
-nothing, the kurtosis of a constant) is NaN, without a warning. Names, units, meanings and sources
-are those of :func:`sleepstage.features.catalogue.describe_features`.
+Each family is a function on arrays. It takes all epochs of a night at once, an array ``eeg_uv`` of shape
+``(n_epochs, n_samples)`` in µV, and returns a dictionary from feature name to an array of shape
+``(n_epochs,)``. Everything is computed in float64. A feature that is undefined for an epoch (a ratio with a
+denominator of 0, the kurtosis of a constant) is NaN, without a warning. Names, units, meanings and sources
+stand in :func:`sleepstage.features.catalogue.describe_features`. The fifth family is in ``spectral.py``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pywt
-from scipy import stats
+from scipy.stats import entropy
 
 from .catalogue import WAVELET, WAVELET_SCALES_HZ
 
@@ -25,7 +25,7 @@ quiet_division = np.errstate(divide="ignore", invalid="ignore", over="ignore")
 
 @quiet_division
 def time_features(eeg_uv: ArrayLike) -> dict[str, NDArray[np.float64]]:
-    """Amplitude, energy and variation in time.
+    """Compute amplitude, energy and variation in time.
 
     Parameters
     ----------
@@ -45,8 +45,14 @@ def time_features(eeg_uv: ArrayLike) -> dict[str, NDArray[np.float64]]:
 
     Notes
     -----
-    Zero crossings are counted after the epoch's mean is taken away, so that an amplifier's offset
-    does not hide them: sign changes of ``signbit``, a sample of exactly 0 counting as positive.
+    Zero crossings are counted after the epoch's mean is subtracted, so that an amplifier's offset does not
+    hide them. They are the changes of ``signbit``; a sample of exactly 0 counts as positive.
+
+    Examples
+    --------
+    >>> features = time_features([[3.0, -1.0, 2.0, 0.0]])
+    >>> features["ptp_uv"], features["zero_crossings"], features["line_length_uv"]
+    (array([4.]), array([3.]), array([9.]))
     """
     x = as_epochs(eeg_uv)
     var = x.var(axis=1)
@@ -70,7 +76,7 @@ def time_features(eeg_uv: ArrayLike) -> dict[str, NDArray[np.float64]]:
 
 @quiet_division
 def hjorth_features(eeg_uv: ArrayLike) -> dict[str, NDArray[np.float64]]:
-    """Hjorth's activity, mobility and complexity.
+    """Compute Hjorth's activity, mobility and complexity.
 
     Parameters
     ----------
@@ -91,7 +97,13 @@ def hjorth_features(eeg_uv: ArrayLike) -> dict[str, NDArray[np.float64]]:
     -----
     With x' the difference from sample to sample: activity = var(x), mobility = sqrt(var(x') /
     var(x)), complexity = mobility(x') / mobility(x) (Hjorth 1970, doi:10.1016/0013-4694(70)90143-4).
-    Mobility depends on the sampling rate; times ``sfreq_hz`` it is in 1/s.
+    Mobility depends on the sampling rate; multiplied by ``sfreq_hz`` it is in 1/s.
+
+    Examples
+    --------
+    >>> sine = 20 * np.sin(2 * np.pi * 5 * np.arange(3000) / 100)
+    >>> {name: float(value.round(2)[0]) for name, value in hjorth_features([sine]).items()}
+    {'activity_uv2': 200.0, 'mobility': 0.31, 'complexity': 1.0}
     """
     x = without_mean(as_epochs(eeg_uv))
     step = np.diff(x, axis=1)
@@ -103,7 +115,7 @@ def hjorth_features(eeg_uv: ArrayLike) -> dict[str, NDArray[np.float64]]:
 
 @quiet_division
 def wavelet_features(eeg_uv: ArrayLike) -> dict[str, NDArray[np.float64]]:
-    """Entropies and relative energies of a db4 wavelet decomposition at level 5.
+    """Compute entropies and relative energies of a db4 wavelet decomposition at level 5.
 
     Parameters
     ----------
@@ -124,10 +136,16 @@ def wavelet_features(eeg_uv: ArrayLike) -> dict[str, NDArray[np.float64]]:
 
     Notes
     -----
-    The epoch's mean is taken away first: it would fill A5. The ends are mirrored (``symmetric``),
-    as wrapping around would put a step into the small coefficients of D1. At 100 Hz the scales are,
-    nominally, D1 25–50 Hz, D2 12.5–25, D3 6.25–12.5, D4 3.125–6.25, D5 1.5625–3.125, A5 0–1.5625.
-    Source: Rosso et al. 2001, doi:10.1016/S0165-0270(00)00356-3.
+    The epoch's mean is subtracted first, because otherwise it would dominate A5. The signal is mirrored at
+    its ends (``symmetric``), because a periodic extension would put a step into the small coefficients of D1.
+    At 100 Hz the scales are, nominally, D1 25–50 Hz, D2 12.5–25, D3 6.25–12.5, D4 3.125–6.25, D5
+    1.5625–3.125, A5 0–1.5625. Source: Rosso et al. 2001, doi:10.1016/S0165-0270(00)00356-3.
+
+    Examples
+    --------
+    >>> sine = np.sin(2 * np.pi * 18 * np.arange(3000) / 100)  # 18 Hz is in D2
+    >>> wavelet_features([sine])["wavelet_energy_rel_d2"].round(1)
+    array([0.9])
     """
     x = as_epochs(eeg_uv)
     level = len(WAVELET_SCALES_HZ) - 1
@@ -141,15 +159,15 @@ def wavelet_features(eeg_uv: ArrayLike) -> dict[str, NDArray[np.float64]]:
     energies = np.stack([square.sum(axis=1) for square in squares.values()], axis=1)
     shares = divide(energies, energies.sum(axis=1, keepdims=True))
     return {
-        **{f"wavelet_entropy_{name}": entropy_bits(square) for name, square in squares.items()},
-        "wavelet_entropy": entropy_bits(energies),
+        **{f"wavelet_entropy_{name}": entropy(square, base=2, axis=1) for name, square in squares.items()},
+        "wavelet_entropy": entropy(energies, base=2, axis=1),
         **{f"wavelet_energy_rel_{name}": share for name, share in zip(squares, shares.T, strict=True)},
     }
 
 
 @quiet_division
 def moment_features(eeg_uv: ArrayLike) -> dict[str, NDArray[np.float64]]:
-    """Skewness and excess (Fisher) kurtosis, not corrected for bias.
+    """Compute skewness and excess (Fisher) kurtosis, not corrected for bias.
 
     Parameters
     ----------
@@ -168,8 +186,14 @@ def moment_features(eeg_uv: ArrayLike) -> dict[str, NDArray[np.float64]]:
 
     Notes
     -----
-    With m_k the k-th central moment: skewness = m_3 / m_2^1.5, kurtosis = m_4 / m_2^2 - 3. SciPy's
-    functions give the same, but each takes the moments anew, at several times the cost.
+    With m_k the k-th central moment: skewness = m_3 / m_2^1.5, kurtosis = m_4 / m_2^2 - 3 (Joanes & Gill
+    1998, doi:10.1111/1467-9884.00122). The functions of SciPy give the same values. They take four times as
+    long for a night (0.20 s instead of 0.05 s), and they warn when an epoch is constant.
+
+    Examples
+    --------
+    >>> moment_features([[0.0, 0.0, 0.0, 1.0]])["skewness"].round(4)
+    array([1.1547])
     """
     centred = without_mean(as_epochs(eeg_uv))
     square = centred**2
@@ -179,25 +203,20 @@ def moment_features(eeg_uv: ArrayLike) -> dict[str, NDArray[np.float64]]:
     return {"skewness": divide(third, variance**1.5), "kurtosis": divide(fourth, variance**2) - 3}
 
 
-def entropy_bits(weights: NDArray) -> NDArray:
-    """Shannon entropy over the last axis of weights that are first divided by their sum."""
-    return stats.entropy(weights, base=2, axis=1)
-
-
 def divide(numerator: NDArray, denominator: NDArray) -> NDArray:
-    """The quotient, NaN where it is not a finite number."""
+    """Divide; the quotient is NaN where it is not a finite number."""
     quotient = numerator / denominator
     return np.where(np.isfinite(quotient), quotient, np.nan)
 
 
 def without_mean(x: NDArray) -> NDArray:
-    """The epochs without their means; a constant one becomes 0 exactly, not up to rounding."""
+    """Subtract each epoch's mean; a constant epoch becomes exactly 0, without a rounding error."""
     shifted = x - x[:, :1]
     return shifted - shifted.mean(axis=1, keepdims=True)
 
 
 def as_epochs(eeg_uv: ArrayLike) -> NDArray[np.float64]:
-    """The epochs as float64 of shape (n_epochs, n_samples), else a ValueError that says what came."""
+    """Return the epochs as float64 (n_epochs, n_samples); raise a ValueError for any other shape."""
     x = np.asarray(eeg_uv, dtype=np.float64)
     if x.ndim != 2 or x.size == 0:
         raise ValueError(
