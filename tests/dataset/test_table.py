@@ -1,9 +1,8 @@
-"""Tables and nights on disk come back as they were; strange files are refused."""
+"""Tables on disk come back as they were; strange files are refused."""
 
 import os
-import pickle
+import sys
 import zlib
-from datetime import datetime
 
 import numpy as np
 import pandas as pd
@@ -15,11 +14,10 @@ from sleepstage.dataset.table import (
     data_fingerprint,
     describe_nights,
     drop_unscored,
+    export_table,
     load_table,
     save_table,
 )
-from sleepstage.recordings.dictionary import load_dictionary, save_dictionary
-from sleepstage.recordings.recording import Recording
 
 KEYS = {"features", "feature_names", "stage", "subject", "recording", "epoch"}
 
@@ -237,78 +235,18 @@ def test_the_fingerprint_follows_the_contents_and_not_the_file(tmp_path):
     assert len({fingerprint, *map(data_fingerprint, others)}) == 6
 
 
-# ---------------------------------------------------------------- the dictionary format
+@pytest.mark.parametrize("name", ["table.csv", "table.CSV", "table.parquet"])
+def test_exported_table_is_read_back_by_pandas(tmp_path, name):
+    table = small_table()
+    path = export_table(table, tmp_path / name)
+    read = pd.read_parquet if path.suffix == ".parquet" else lambda p: pd.read_csv(p, index_col=[0, 1, 2])
+    pd.testing.assert_frame_equal(read(path), table, check_dtype=path.suffix == ".parquet")
 
 
-def short_night(**changes):
-    about = {"subject": 3, "recording": "SC4031E0", "channel": "EEG Fpz-Cz"}
-    eeg_uv = np.random.default_rng(0).normal(size=(4, 3000)).astype(np.float32)
-    start = datetime(1989, 4, 24, 16, 13)
-    fields = {"eeg_uv": eeg_uv, "sfreq_hz": 100.0, "stages": [0, 2, 4, -1], "start": start, **about}
-    return Recording(**fields | changes)
-
-
-def test_npz_keeps_the_whole_night(tmp_path):
-    night = short_night()
-    loaded = load_dictionary(save_dictionary(night, tmp_path / "night.npz"))
-    for name in ("eeg_uv", "stages"):
-        np.testing.assert_array_equal(getattr(loaded, name), getattr(night, name))
-    for name in ("sfreq_hz", "subject", "recording", "channel", "start"):
-        assert getattr(loaded, name) == getattr(night, name)
-    with np.load(tmp_path / "night.npz", allow_pickle=False) as file:
-        assert {"EEG_signals", "labels"} < set(file.files)
-
-
-def test_pkl_holds_the_two_arrays_and_what_it_lacks_can_be_said(tmp_path):
-    night = short_night(subject="x", start=None)
-    path = save_dictionary(night, tmp_path / "someone.pkl")
-    content = pickle.loads(path.read_bytes())
-    assert set(content) == {"EEG_signals", "labels"}
-    np.testing.assert_array_equal(content["EEG_signals"], night.eeg_uv)
-    loaded = load_dictionary(path, subject=3, channel="EEG Fpz-Cz")
-    np.testing.assert_array_equal(loaded.eeg_uv, night.eeg_uv)
-    assert loaded.stages.tolist() == [0, 2, 4, -1]
-    assert (loaded.subject, loaded.recording, loaded.channel) == (3, "someone", "EEG Fpz-Cz")
-    assert load_dictionary(path).sfreq_hz == 100
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ({"EEG_signals": np.zeros((2, 3000))}, r"holds \['EEG_signals'\], expected"),
-        ([np.zeros((2, 3000)), np.zeros(2)], "holds list, expected"),
-        ({"EEG_signals": np.zeros((2, 3000)), "labels": [0, 5]}, r"labels \[5\] are not stages"),
-        ({"EEG_signals": np.zeros((2, 3000)), "labels": [0, np.nan]}, r"labels \[nan\]"),
-        ({"EEG_signals": np.zeros((2, 3000)), "labels": ["W", "N1"]}, "labels is of type <U2"),
-        ({"EEG_signals": np.zeros((2, 3000)), "labels": [0, 1, 2]}, r"shape \(3,\)"),
-        ({"EEG_signals": np.zeros((2, 2000)), "labels": [0, 1]}, r"\(2, 2000\), expected .*3000"),
-        ({"EEG_signals": {"a": 1}, "labels": [0, 1]}, "EEG_signals is of type object"),
-    ],
-)
-def test_a_dictionary_that_does_not_fit_is_refused(tmp_path, content, message):
-    path = tmp_path / "night.pkl"
-    path.write_bytes(pickle.dumps(content))
-    with pytest.raises(ValueError, match=message):
-        load_dictionary(path)
-
-
-def test_other_endings_missing_stages_and_missing_files_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="'.csv', expected .npz"):
-        save_dictionary(short_night(), tmp_path / "night.csv")
-    with pytest.raises(ValueError, match="SC4031E0 has no stages"):
-        save_dictionary(short_night(stages=None), tmp_path / "night.npz")
-    for name in ("night.npz", "night.pkl"):
-        with pytest.raises(FileNotFoundError, match=name):
-            load_dictionary(tmp_path / name)
-
-
-@pytest.mark.parametrize(
-    ("factor", "cause"),
-    [(1e-6, "volts were stored as if they were microvolts"), (1e3, "median peak-to-peak.*factor 1e-3")],
-)
-def test_a_dictionary_in_another_unit_is_refused(tmp_path, factor, cause):
-    eeg_uv = short_night().eeg_uv
-    loud = eeg_uv / np.ptp(eeg_uv) * 100 * factor
-    np.savez(tmp_path / "night.npz", EEG_signals=loud, labels=[0, 2, 4, -1])
-    with pytest.raises(ValueError, match=cause):
-        load_dictionary(tmp_path / "night.npz")
+def test_other_endings_and_a_missing_pyarrow_are_named(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"'table.xlsx'; expected a name that ends in .csv or .parquet"):
+        export_table(small_table(), tmp_path / "table.xlsx")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ImportError, match="install.* pyarrow"):
+        export_table(small_table(), tmp_path / "table.parquet")
+    assert list(tmp_path.iterdir()) == []

@@ -1,8 +1,7 @@
-"""Exploring features: against closed forms, SciPy, and counting by hand."""
+"""What features say: against closed forms, SciPy, and counting by hand."""
 
 from __future__ import annotations
 
-import sys
 import warnings
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 from scipy import stats
 
 import sleepstage as ss
+from sleepstage.features.statistics import interval, resample_people
 from sleepstage.stages import STAGES
 
 
@@ -72,6 +72,23 @@ def test_interval_is_over_people_and_covers_what_varies_between_them():
     assert (row["low"], row["high"]) == (pytest.approx(low, abs=0.13), pytest.approx(high, abs=0.13))
     again = ss.separation(table, n_bootstrap=4000).loc[("x", "W", "N1")]
     pd.testing.assert_series_equal(row, again)
+
+
+def test_people_are_drawn_with_replacement():
+    drawn = resample_people(8, 20_000, seed=1)
+    assert drawn.shape == (20_000, 8) and (drawn.sum(axis=1) == 8).all()
+    # A person is in a sample a binomial number of times: 8 draws with a chance of 1/8 each
+    for times in range(4):
+        assert (drawn == times).mean() == pytest.approx(stats.binom(8, 1 / 8).pmf(times), abs=0.005)
+    np.testing.assert_array_equal(drawn, resample_people(8, 20_000, seed=1))
+    assert (drawn != resample_people(8, 20_000, seed=2)).any()
+
+
+def test_interval_holds_the_middle_95_percent_and_leaves_missing_values_out():
+    values = np.random.default_rng(0).permutation(np.arange(1001.0))
+    gaps = np.concatenate([values, np.full(50, np.nan)])
+    np.testing.assert_allclose(interval(values), [25, 975])
+    np.testing.assert_allclose(interval(np.column_stack([gaps, 2 * gaps])), [[25, 50], [975, 1950]])
 
 
 def test_one_person_has_no_interval_and_is_told_so():
@@ -212,20 +229,3 @@ def test_table_without_stages_or_features_is_refused(function):
         function(table.assign(stage=np.int8(-1)))
     with pytest.raises(ValueError, match="0 features"):
         function(table[["stage"]])
-
-
-@pytest.mark.parametrize("name", ["table.csv", "table.CSV", "table.parquet"])
-def test_exported_table_is_read_back_by_pandas(table, tmp_path, name):
-    path = ss.export_table(table, tmp_path / name)
-    read = pd.read_parquet if path.suffix == ".parquet" else lambda p: pd.read_csv(p, index_col=[0, 1, 2])
-    pd.testing.assert_frame_equal(read(path), table, check_dtype=path.suffix == ".parquet")
-
-
-def test_other_endings_and_a_missing_pyarrow_are_named(tmp_path, monkeypatch):
-    table = make_table(ALL_STAGES, x=noise)
-    with pytest.raises(ValueError, match=r"'table.xlsx'; expected a name that ends in .csv or .parquet"):
-        ss.export_table(table, tmp_path / "table.xlsx")
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ImportError, match="pip install pyarrow"):
-        ss.export_table(table, tmp_path / "table.parquet")
-    assert list(tmp_path.iterdir()) == []
