@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 from html import escape
-from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -24,12 +23,10 @@ from scipy.stats import percentileofscore
 from ..dataset.digits import MISSING, N_LEVELS, Digit, PromptSpec, default_digits
 from ..features.catalogue import BANDS_HZ
 from ..features.spectral import power_spectrum
-from ..stages import HYPNOGRAM_ORDER, STAGE_CODES, STAGE_COLORS, STAGES, UNSCORED, proba_array, stage_codes
+from ..recordings.recording import Recording
+from ..stages import HYPNOGRAM_ORDER, STAGE_CODES, STAGE_COLORS, STAGES, proba_array, stage_names
+from . import style
 from .hypnogram import plot_hypnogram
-from .style import GRID, INK, TEXT_PT, dress, epoch_edges, epochs_of, new_axes
-
-if TYPE_CHECKING:
-    from ..recordings.recording import Recording
 
 
 def plot_epoch(eeg_uv: ArrayLike, sfreq_hz: float, ax: Axes | None = None, title: str | None = None) -> Axes:
@@ -57,16 +54,16 @@ def plot_epoch(eeg_uv: ArrayLike, sfreq_hz: float, ax: Axes | None = None, title
         When `eeg_uv` is not one-dimensional.
     """
     signal = _one_epoch(eeg_uv)
-    ax = ax or new_axes(height=3)
+    ax = ax or style.new_axes(height=3)
     for level in (-37.5, 37.5):
         ax.axhline(level, color="#999999", linestyle="--", linewidth=1)
-    ax.plot(np.arange(len(signal)) / sfreq_hz, signal, color=INK, linewidth=0.8)
+    ax.plot(np.arange(len(signal)) / sfreq_hz, signal, color=style.INK, linewidth=0.8)
     reach = 1.05 * max(100, np.nanmax(np.abs(signal), initial=0))
     ax.set(xlim=(0, len(signal) / sfreq_hz), ylim=(-reach, reach))
     ax.xaxis.set_major_locator(MultipleLocator(5))
     ax.xaxis.set_minor_locator(MultipleLocator(1))
-    ax.grid(axis="x", which="both", **GRID)
-    return dress(ax, x="Time (s)", y="EEG (µV)", title=title)
+    ax.grid(axis="x", which="both", **style.GRID)
+    return style.dress(ax, x="Time (s)", y="EEG (µV)", title=title)
 
 
 def plot_spectrum(eeg_uv: ArrayLike, sfreq_hz: float, ax: Axes | None = None) -> Axes:
@@ -91,14 +88,14 @@ def plot_spectrum(eeg_uv: ArrayLike, sfreq_hz: float, ax: Axes | None = None) ->
     Welch's method with 4-s windows, as for the spectral features.
     """
     freqs_hz, psd = power_spectrum(_one_epoch(eeg_uv)[np.newaxis], sfreq_hz)
-    ax = ax or new_axes(width=8, height=4)
+    ax = ax or style.new_axes(width=8, height=4)
     for i, (letter, (low, high)) in enumerate(zip("δθασβγ", BANDS_HZ.values(), strict=True)):
         ax.axvspan(low, high, color=("#E6E6E6", "#F6F6F6")[i % 2], lw=0, zorder=0)
         place = ((low + high) / 2, 1.02)
-        ax.text(*place, letter, ha="center", fontsize=TEXT_PT, transform=ax.get_xaxis_transform())
-    ax.plot(freqs_hz[1:], psd[0, 1:], color=INK, linewidth=1.8)
+        ax.text(*place, letter, ha="center", fontsize=style.TEXT_PT, transform=ax.get_xaxis_transform())
+    ax.plot(freqs_hz[1:], psd[0, 1:], color=style.INK, linewidth=1.8)
     ax.set(xlim=(0.5, 40), yscale="log")
-    return dress(ax, x="Frequency (Hz)", y="Power (µV²/Hz)")
+    return style.dress(ax, x="Frequency (Hz)", y="Power (µV²/Hz)")
 
 
 def _one_epoch(eeg_uv: ArrayLike) -> np.ndarray:
@@ -151,16 +148,15 @@ def plot_night_explorer(
         width_ratios=[1, 0.62, 0.9, 0.2, 0.8],
         gridspec_kw={"left": 0.07, "right": 0.98, "top": 0.96, "bottom": 0.09, "hspace": 0.42, "wspace": 0},
     )
-    code = stage_codes(table["stage"])[row]
-    expert = STAGES[code] if code != UNSCORED else "not scored"
+    expert = stage_names(table["stage"])[row] or "not scored"
     plot_hypnogram(table["stage"], night.start, axes["night"])
-    here = epoch_edges(epoch + 1)[-2:].mean()
+    here = style.epoch_edges(epoch + 1)[-2:].mean()
     axes["night"].axvline(here, color=STAGE_COLORS["REM"], linewidth=1.5)
     axes["night"].plot(here, -0.5, "v", color=STAGE_COLORS["REM"], markersize=13, clip_on=False)
     title = f"Epoch {epoch_label(night, epoch)}, expert: {expert}"
     plot_epoch(night.eeg_uv[epoch], night.sfreq_hz, axes["signal"], title)
     plot_spectrum(night.eeg_uv[epoch], night.sfreq_hz, axes["spectrum"])
-    _plot_percentiles(table, row, spec or own_spec(table), axes["features"])
+    _plot_percentiles(table, row, spec or PromptSpec(default_digits(table)), axes["features"])
     answer = np.full(len(STAGES), np.nan)
     if hypnodensity is not None:
         answer = proba_array(hypnodensity.reindex(table.index[[row]]))[0]  # NaN for a missing epoch
@@ -176,16 +172,16 @@ def _plot_percentiles(table: pd.DataFrame, row: int, spec: PromptSpec, ax: Axes)
         if np.isfinite(values[row]):
             percentile = percentileofscore(values, values[row], "mean", nan_policy="omit")
             ax.plot([0, percentile], [place, place], color="#999999", linewidth=1.5)
-            ax.plot(percentile, place, "o", color=INK, markersize=8)
+            ax.plot(percentile, place, "o", color=style.INK, markersize=8)
         ground, ink = _level_colors(int(level))
-        box = {"boxstyle": "square,pad=0.25", "facecolor": ground, "edgecolor": INK}
-        ax.text(112, place, str(level), color=ink, bbox=box, ha="center", va="center", fontsize=TEXT_PT)
+        box = {"boxstyle": "square,pad=0.25", "facecolor": ground, "edgecolor": style.INK}
+        ax.text(112, place, str(level), color=ink, bbox=box, ha="center", va="center", fontsize=style.TEXT_PT)
     names = [d.column.replace("/", "\n/") + " *" * (d.level == "cohort") for d in spec.digits]
     ax.set_yticks(range(len(names)), names)
     ax.set(xlim=(0, 118), ylim=(len(names) - 0.4, -0.6), xticks=(0, 25, 50, 75, 100))
-    ax.grid(axis="x", **GRID)
+    ax.grid(axis="x", **style.GRID)
     people = "\n* digit among people" if any(d.level == "cohort" for d in spec.digits) else ""
-    dress(ax, x=f"Percentile in the night{people}")
+    style.dress(ax, x=f"Percentile in the night{people}")
 
 
 def _plot_answer(proba: np.ndarray, expert: str, ax: Axes) -> None:
@@ -193,9 +189,9 @@ def _plot_answer(proba: np.ndarray, expert: str, ax: Axes) -> None:
     _bars(proba, ax)
     if expert in STAGES:
         place = HYPNOGRAM_ORDER.index(expert)
-        ax.axhspan(place - 0.47, place + 0.47, facecolor="none", edgecolor=INK, linewidth=3)
+        ax.axhspan(place - 0.47, place + 0.47, facecolor="none", edgecolor=style.INK, linewidth=3)
     label = "No model's answer" if np.isnan(proba).any() else "Model's probability"
-    dress(ax, x=label, title="Frame: expert")
+    style.dress(ax, x=label, title="Frame: expert")
 
 
 def plot_what_if(
@@ -213,21 +209,21 @@ def plot_what_if(
     ax : Axes, optional
         Where to draw.
     """
-    ax = ax or new_axes(width=8, height=3.6)
+    ax = ax or style.new_axes(width=8, height=3.6)
     _bars(after, ax)
     for place, stage in enumerate(HYPNOGRAM_ORDER):
         ends = [before[STAGE_CODES[stage]]] * 2, [place - 0.45, place + 0.45]
         ax.plot(*ends, color="white", linewidth=6)
-        ax.plot(*ends, color=INK, linewidth=3)
-    return dress(ax, x="Probability (line: before)", title=title)
+        ax.plot(*ends, color=style.INK, linewidth=3)
+    return style.dress(ax, x="Probability (line: before)", title=title)
 
 
 def _bars(proba: np.ndarray, ax: Axes) -> None:
     in_order = [proba[STAGE_CODES[stage]] for stage in HYPNOGRAM_ORDER]
     colors = [STAGE_COLORS[stage] for stage in HYPNOGRAM_ORDER]
-    bars = ax.barh(HYPNOGRAM_ORDER, in_order, color=colors, edgecolor=INK, height=0.75)
+    bars = ax.barh(HYPNOGRAM_ORDER, in_order, color=colors, edgecolor=style.INK, height=0.75)
     percents = ["" if np.isnan(value) else f"{100 * value:.0f} %" for value in in_order]
-    ax.bar_label(bars, percents, padding=8, fontsize=TEXT_PT)
+    ax.bar_label(bars, percents, padding=8, fontsize=style.TEXT_PT)
     ax.set(xlim=(0, 1.18), ylim=(len(STAGES) - 0.5, -0.5), xticks=(0, 0.5, 1))
 
 
@@ -255,27 +251,25 @@ def coloured_text(
     names = [escape(digit_name(digit)) for digit in spec.digits]
     lines = []
     for epoch, line in zip(epochs, np.asarray(levels).tolist(), strict=True):
-        digits = "".join(
-            f'<span title="{name}" style="padding:2px 6px;{_css(level)}">{level}</span>'
-            for name, level in zip(names, line, strict=True)
-        )
+        digits = "".join(_coloured_digit(*each) for each in zip(line, names, strict=True))
         arrow = "▶" if epoch == marked else ""
         lines.append(f'<tr><td>{arrow}</td><td style="padding-right:8px">{epoch}</td><td>{digits}:</td></tr>')
     return f'<table style="font:18px monospace;line-height:1.5">{"".join(lines)}</table>'
 
 
-def _css(level: int) -> str:
+def _coloured_digit(level: int, name: str) -> str:
     ground, ink = _level_colors(level)
     border = "dashed" if level == MISSING else "solid"
-    return f"background:{ground};color:{ink};border:1px {border} #888"
+    css = f"padding:2px 6px;background:{ground};color:{ink};border:1px {border} #888"
+    return f'<span title="{name}" style="{css}">{level}</span>'
 
 
 def _level_colors(level: int) -> tuple[str, str]:
     """Give the ground and the ink of a digit."""
     if level == MISSING:
-        return "#FFFFFF", INK
+        return "#FFFFFF", style.INK
     ground = colormaps["Blues"](0.05 + 0.9 * (level - 1) / (N_LEVELS - 1))
-    return to_hex(ground), "#FFFFFF" if level > N_LEVELS // 2 + 1 else INK
+    return to_hex(ground), "#FFFFFF" if level > N_LEVELS // 2 + 1 else style.INK
 
 
 def row_of(table: pd.DataFrame, epoch: int) -> int:
@@ -286,15 +280,10 @@ def row_of(table: pd.DataFrame, epoch: int) -> int:
     ValueError
         When the table holds more than one recording, or not that epoch.
     """
-    epochs = epochs_of(table.index).tolist()
+    epochs = style.epochs_of(table.index).tolist()
     if epoch not in epochs:
         raise ValueError(f"the table has no epoch {epoch}; its epochs are {min(epochs)} to {max(epochs)}")
     return epochs.index(epoch)
-
-
-def own_spec(table: pd.DataFrame) -> PromptSpec:
-    """Give the digits that suit a night on its own; levels among people need a training table."""
-    return PromptSpec(default_digits(table))
 
 
 def epoch_label(night: Recording, epoch: int) -> str:

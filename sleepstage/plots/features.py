@@ -18,18 +18,7 @@ from matplotlib.patches import Patch
 
 from ..features.statistics import correlation_clusters
 from ..stages import HYPNOGRAM_ORDER, STAGE_CODES, STAGE_COLORS, STAGES, UNSCORED, stage_codes
-from .style import (
-    INK,
-    TEXT_PT,
-    codes_on_grid,
-    dress,
-    epoch_edges,
-    legend_beside,
-    new_axes,
-    on_grid,
-    spans_h,
-    time_axis,
-)
+from . import style
 
 
 def plot_features_by_stage(
@@ -82,11 +71,8 @@ def _check_columns(table: pd.DataFrame, features: Sequence[str]) -> None:
 def _panels(n: int) -> np.ndarray:
     n_columns = min(n, 4)
     n_rows = -(-n // n_columns)
-    size = (3.4 * n_columns, 3 * n_rows)
-    axes = plt.subplots(n_rows, n_columns, figsize=size, layout="constrained", squeeze=False)[1].ravel()
-    for spare in axes[n:]:
-        spare.remove()
-    return axes[:n]
+    figure = plt.figure(figsize=(3.4 * n_columns, 3 * n_rows), layout="constrained")
+    return np.array([figure.add_subplot(n_rows, n_columns, place) for place in range(1, n + 1)])
 
 
 def _box_per_stage(scored: pd.DataFrame, feature: str, ax: Axes) -> None:
@@ -98,12 +84,12 @@ def _box_per_stage(scored: pd.DataFrame, feature: str, ax: Axes) -> None:
         showfliers=False,
         widths=0.65,
         patch_artist=True,
-        boxprops={"edgecolor": INK},
+        boxprops={"edgecolor": style.INK},
         medianprops={"color": "white", "linewidth": 2.5, "solid_capstyle": "butt"},
     )
     for box, stage in zip(drawn["boxes"], STAGES, strict=True):
         box.set_facecolor(STAGE_COLORS[stage])
-    dress(ax, title=feature)
+    style.dress(ax, title=feature)
 
 
 def plot_feature_correlations(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -129,16 +115,16 @@ def plot_feature_correlations(table: pd.DataFrame, ax: Axes | None = None) -> Ax
     cluster = correlation_clusters(table)
     rho = table[cluster.index].corr("spearman")
     size = 3 + 0.24 * len(rho)
-    ax = ax or new_axes(width=size + 1, height=size)
+    ax = ax or style.new_axes(width=size + 1, height=size)
     names = {"xticklabels": True, "yticklabels": True}
     sns.heatmap(
         rho.abs(), vmin=0, vmax=1, cmap="Blues", square=True, cbar_kws={"shrink": 0.5}, ax=ax, **names
     )
     color_bar = ax.figure.axes[-1]
-    color_bar.set_ylabel("|ρ| (Spearman); a dash: ρ < −0.2", fontsize=TEXT_PT)
-    color_bar.tick_params(labelsize=TEXT_PT)
+    color_bar.set_ylabel("|ρ| (Spearman); a dash: ρ < −0.2", fontsize=style.TEXT_PT)
+    color_bar.tick_params(labelsize=style.TEXT_PT)
     rows, columns = np.nonzero(rho.to_numpy() < -0.2)
-    dash_colors = np.where(rho.to_numpy()[rows, columns] < -0.6, "white", INK)
+    dash_colors = np.where(rho.to_numpy()[rows, columns] < -0.6, "white", style.INK)
     ax.scatter(columns + 0.5, rows + 0.5, s=30, marker="_", c=dash_colors)
     for members in cluster.groupby(cluster).indices.values():
         first, end = members[0], members[-1] + 1
@@ -146,7 +132,7 @@ def plot_feature_correlations(table: pd.DataFrame, ax: Axes | None = None) -> Ax
             corners = [first, first, end, end, first], [first, end, end, first, first]
             ax.plot(*corners, color="white", linewidth=6)  # so that the frame shows in grey
             ax.plot(*corners, color=STAGE_COLORS["REM"], linewidth=2.5)
-    return dress(ax, x="", y="")
+    return style.dress(ax, x="", y="")
 
 
 def plot_feature_course(
@@ -181,22 +167,20 @@ def plot_feature_course(
     The height spans the 0.5th to the 99.5th percentile, so that artefacts do not squash the rest.
     """
     _check_columns(table, [feature])
-    values = on_grid(table, table[feature].to_numpy(float), np.nan)
+    values = style.on_grid(table, table[feature].to_numpy(float), np.nan)
     if log:
         values = np.where(values > 0, values, np.nan)
-    stages = codes_on_grid(table["stage"])
-    ax = ax or new_axes(height=3.6)
+    stages = style.codes_on_grid(table["stage"])
+    ax = ax or style.new_axes(height=3.6)
     for stage in HYPNOGRAM_ORDER:
-        for begin, end in spans_h(stages == STAGE_CODES[stage]):
+        for begin, end in style.spans_h(stages == STAGE_CODES[stage]):
             ax.axvspan(begin, end, zorder=0, **_ground(stage))
-    ax.stairs(values, epoch_edges(len(values)), baseline=None, color=INK, linewidth=1.2)
-    if log:
-        ax.set_yscale("log")
+    ax.stairs(values, style.epoch_edges(len(values)), baseline=None, color=style.INK, linewidth=1.2)
+    ax.set_yscale("log" if log else "linear")
     if np.isfinite(values).any():
         ax.set_ylim(_limits(values, log))
-    legend_beside(ax, handles=[Patch(label=stage, **_ground(stage)) for stage in HYPNOGRAM_ORDER])
-    time_axis(ax, len(values), start)
-    return dress(ax, y=feature)
+    style.legend_beside(ax, handles=[Patch(label=stage, **_ground(stage)) for stage in HYPNOGRAM_ORDER])
+    return style.dress_night(ax, len(values), start, y=feature)
 
 
 def _ground(stage: str) -> dict[str, Any]:

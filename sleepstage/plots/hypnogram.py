@@ -8,7 +8,6 @@ clock time.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,24 +16,9 @@ from matplotlib.patches import Patch
 from numpy.typing import ArrayLike
 
 from ..features.spectral import power_spectrum
+from ..recordings.recording import Recording
 from ..stages import HYPNOGRAM_ORDER, STAGE_CODES, STAGE_COLORS, STAGES, UNSCORED, proba_array
-from .style import (
-    GRID,
-    INK,
-    TEXT_PT,
-    TITLE_PT,
-    codes_on_grid,
-    dress,
-    epoch_edges,
-    legend_beside,
-    new_axes,
-    on_grid,
-    spans_h,
-    time_axis,
-)
-
-if TYPE_CHECKING:
-    from ..recordings.recording import Recording
+from . import style
 
 _SHADE = "#DDDDDD"
 
@@ -61,19 +45,18 @@ def plot_hypnogram(
     ValueError
         When a value is no stage code, or a Series holds more than one recording.
     """
-    codes = codes_on_grid(stages)
-    ax = ax or new_axes()
+    codes = style.codes_on_grid(stages)
+    ax = ax or style.new_axes()
     depth = np.array([*map(HYPNOGRAM_ORDER.index, STAGES), np.nan])[codes]  # the code -1 takes the last one
-    ax.stairs(depth, epoch_edges(len(codes)), baseline=None, color=INK, linewidth=1.4)
+    ax.stairs(depth, style.epoch_edges(len(codes)), baseline=None, color=style.INK, linewidth=1.4)
     rem = HYPNOGRAM_ORDER.index("REM")
-    for span in spans_h(codes == STAGE_CODES["REM"]):
+    for span in style.spans_h(codes == STAGE_CODES["REM"]):
         ax.plot(span, [rem, rem], color=STAGE_COLORS["REM"], linewidth=6, solid_capstyle="butt")
     ax.set_yticks(range(len(HYPNOGRAM_ORDER)), HYPNOGRAM_ORDER)
     ax.set_ylim(len(HYPNOGRAM_ORDER) - 0.5, -0.5)
-    ax.grid(axis="y", **GRID)
+    ax.grid(axis="y", **style.GRID)
     ax.set_axisbelow(True)
-    time_axis(ax, len(codes), start)
-    return dress(ax, title=label)
+    return style.dress_night(ax, len(codes), start, title=label)
 
 
 def plot_hypnogram_comparison(
@@ -110,8 +93,10 @@ def plot_hypnogram_comparison(
     ValueError
         When lengths differ, or a value is no stage code.
     """
-    expert, predicted = codes_on_grid(expert), codes_on_grid(predicted)
-    trained = np.zeros(len(expert), bool) if shade is None else on_grid(shade, np.asarray(shade, bool), False)
+    expert, predicted = style.codes_on_grid(expert), style.codes_on_grid(predicted)
+    trained = (
+        np.zeros(len(expert), bool) if shade is None else style.on_grid(shade, np.asarray(shade, bool), False)
+    )
     if not len(expert) == len(predicted) == len(trained):
         raise ValueError(
             f"expert, predicted and shade have {len(expert)}, {len(predicted)} and {len(trained)} epochs; "
@@ -130,13 +115,13 @@ def plot_hypnogram_comparison(
     for ax in axes:
         ax.label_outer()
     for ax in axes[:3]:
-        for begin, end in spans_h(trained):
+        for begin, end in style.spans_h(trained):
             ax.axvspan(begin, end, color=_SHADE, linewidth=0, zorder=0)
     if trained.any():
         band = Patch(facecolor=_SHADE, label="training, or next to it: not tested")
-        legend_beside(axes[0], handles=[band], loc="lower right", bbox_to_anchor=(1, 1))
+        style.legend_beside(axes[0], handles=[band], loc="lower right", bbox_to_anchor=(1, 1))
     if title:
-        figure.suptitle(title, fontsize=TITLE_PT, fontweight="bold")
+        figure.suptitle(title, fontsize=style.TITLE_PT, fontweight="bold")
     return axes
 
 
@@ -144,11 +129,11 @@ def _plot_differences(expert: np.ndarray, predicted: np.ndarray, trained: np.nda
     """Mark the epochs that differ by bars, and count them in the title."""
     compared = (expert != UNSCORED) & (predicted != UNSCORED) & ~trained
     differ = compared & (expert != predicted)
-    for begin, end in spans_h(differ):
-        ax.axvspan(begin, end, color=INK, linewidth=0)
+    for begin, end in style.spans_h(differ):
+        ax.axvspan(begin, end, color=style.INK, linewidth=0)
     ax.set_yticks([])
     percent = 100 * differ.sum() / max(1, compared.sum())
-    dress(ax, title=f"{differ.sum()} of {compared.sum()} epochs differ ({percent:.0f} %)")
+    style.dress(ax, title=f"{differ.sum()} of {compared.sum()} epochs differ ({percent:.0f} %)")
 
 
 def plot_hypnodensity(proba: ArrayLike, start: datetime | None = None, ax: Axes | None = None) -> Axes:
@@ -168,9 +153,9 @@ def plot_hypnodensity(proba: ArrayLike, start: datetime | None = None, ax: Axes 
     ValueError
         When columns or shape are not those of a hypnodensity, or a DataFrame holds more than one recording.
     """
-    values = on_grid(proba, proba_array(proba), np.nan)
-    ax = ax or new_axes()
-    edges = epoch_edges(len(values))
+    values = style.on_grid(proba, proba_array(proba), np.nan)
+    ax = ax or style.new_axes()
+    edges = style.epoch_edges(len(values))
     floor = np.zeros(len(values))
     for stage in reversed(HYPNOGRAM_ORDER):
         top = floor + values[:, STAGE_CODES[stage]]
@@ -178,9 +163,8 @@ def plot_hypnodensity(proba: ArrayLike, start: datetime | None = None, ax: Axes 
         ax.stairs(top, edges, baseline=base, fill=True, color=STAGE_COLORS[stage], lw=0, label=stage)
         floor = top
     ax.set_ylim(0, 1)
-    legend_beside(ax, reverse=True, handlelength=1.2)
-    time_axis(ax, len(values), start)
-    return dress(ax, y="Probability")
+    style.legend_beside(ax, reverse=True, handlelength=1.2)
+    return style.dress_night(ax, len(values), start, y="Probability")
 
 
 def plot_spectrogram(recording: Recording, ax: Axes | None = None) -> Axes:
@@ -201,12 +185,12 @@ def plot_spectrogram(recording: Recording, ax: Axes | None = None) -> Axes:
     freqs_hz, psd = power_spectrum(recording.eeg_uv, recording.sfreq_hz)
     shown = (freqs_hz > 0) & (freqs_hz <= 30)
     level_db = 10 * np.log10(np.where(psd > 0, psd, np.nan)[:, shown].T)
-    ax = ax or new_axes()
+    ax = ax or style.new_axes()
     low, high = np.nanpercentile(level_db, [2, 98])
     step = freqs_hz[1]
     rows = np.append(freqs_hz[shown] - step / 2, freqs_hz[shown][-1] + step / 2)
-    mesh = ax.pcolormesh(epoch_edges(len(psd)), rows, level_db, vmin=low, vmax=high, rasterized=True)
+    edges = style.epoch_edges(len(psd))
+    mesh = ax.pcolormesh(edges, rows, level_db, vmin=low, vmax=high, cmap="viridis", rasterized=True)
     bar = ax.figure.colorbar(mesh, cax=ax.inset_axes((1.01, 0, 0.015, 1)))
-    bar.set_label("dB (µV²/Hz)", fontsize=TEXT_PT)
-    time_axis(ax, len(psd), recording.start)
-    return dress(ax, y="Frequency (Hz)")
+    bar.set_label("dB (µV²/Hz)", fontsize=style.TEXT_PT)
+    return style.dress_night(ax, len(psd), recording.start, y="Frequency (Hz)")

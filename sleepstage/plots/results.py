@@ -1,4 +1,4 @@
-"""What a training and a test came to: the training curve and the confusion matrix."""
+"""Results: the training curve and the confusion matrix."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from numpy.typing import ArrayLike
 
 from ..evaluation.metrics import confusion
 from ..stages import STAGE_COLORS, STAGES
-from .style import INK, TEXT_PT, dress, new_axes
-
-_CHANCE_LOSS = np.log(len(STAGES))
+from . import style
 
 
 def plot_confusion_matrix(
@@ -38,24 +36,16 @@ def plot_confusion_matrix(
     counts = confusion(stages, predicted)
     percent = 100 * counts.div(counts.sum(axis=1).replace(0, np.nan), axis=0)
     share = percent.map(lambda value: "–" if np.isnan(value) else f"{value:.0f} %")
-    ax = ax or new_axes(width=6, height=5.6)
-    sns.heatmap(
-        percent.fillna(0),
-        annot=counts.astype(str) + "\n" + share,
-        fmt="",
-        cmap="Blues",
-        vmin=0,
-        vmax=100,
-        square=True,
-        linewidths=1,
-        cbar=False,
-        annot_kws={"fontsize": TEXT_PT},
-        ax=ax,
-    )
-    for text, value in zip(ax.texts, percent.fillna(0).to_numpy().ravel(), strict=True):
-        text.set_color("white" if value > 70 else INK)  # seaborn turns to white on grounds too light for it
+    ax = ax or style.new_axes(width=6, height=5.6)
+    words = {"annot": counts.astype(str) + "\n" + share, "fmt": "", "annot_kws": {"fontsize": style.TEXT_PT}}
+    shown = percent.fillna(0)
+    sns.heatmap(shown, cmap="Blues", vmin=0, vmax=100, square=True, linewidths=1, cbar=False, ax=ax, **words)
+    for text, value in zip(ax.texts, shown.to_numpy().ravel(), strict=True):
+        text.set_color(
+            "white" if value > 70 else style.INK
+        )  # seaborn turns to white on grounds too light for it
     ax.tick_params(rotation=0, length=0)
-    return dress(ax, x="Model", y="Expert")
+    return style.dress(ax, x="Model", y="Expert")
 
 
 def plot_training_curve(log: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -82,25 +72,23 @@ def plot_training_curve(log: pd.DataFrame, ax: Axes | None = None) -> Axes:
         raise ValueError(
             f"a training log needs measured values in step and loss; got {list(log.columns)}, {len(log)} rows"
         )
-    ax = ax or new_axes(width=8, height=4.5)
-    measured = log.dropna(subset="loss").sort_values("step")
+    ax = ax or style.new_axes(width=8, height=4.5)
+    measured = _measured(log, "loss")
     smooth = measured["loss"].rolling(max(1, len(measured) // 10), center=True, min_periods=1).mean()
-    ax.plot(
-        measured["step"],
-        measured["loss"],
-        color=STAGE_COLORS["N1"],
-        linewidth=1,
-        alpha=0.7,
-        label="each step",
-    )
-    ax.plot(measured["step"], smooth, color=STAGE_COLORS["N2"], linewidth=2.5, label="smoothed")
+    ax.plot("step", "loss", data=measured, color=STAGE_COLORS["N1"], lw=1, alpha=0.7, label="each step")
+    ax.plot(measured["step"], smooth, color=STAGE_COLORS["N2"], lw=2.5, label="smoothed")
     if "eval_loss" in log and log["eval_loss"].notna().any():
-        held_out = log.dropna(subset="eval_loss").sort_values("step")
-        ax.plot(held_out["step"], held_out["eval_loss"], "o-", color=STAGE_COLORS["REM"], label="held out")
+        held_out = _measured(log, "eval_loss")
+        ax.plot("step", "eval_loss", "o-", data=held_out, color=STAGE_COLORS["REM"], label="held out")
+    chance = np.log(len(STAGES))
     ax.axhline(
-        _CHANCE_LOSS, color=INK, linestyle="--", linewidth=1.2, label=f"chance, ln 5 = {_CHANCE_LOSS:.2f}"
+        chance, color=style.INK, linestyle="--", lw=1.2, label=f"chance, ln {len(STAGES)} = {chance:.2f}"
     )
     ax.set_ylim(bottom=0)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.legend(frameon=False, fontsize=TEXT_PT)
-    return dress(ax, x="Training step", y="Loss (nats)")
+    ax.legend(frameon=False, fontsize=style.TEXT_PT)
+    return style.dress(ax, x="Training step", y="Loss (nats)")
+
+
+def _measured(log: pd.DataFrame, column: str) -> pd.DataFrame:
+    return log.dropna(subset=column).sort_values("step")

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MultipleLocator
+from matplotlib.ticker import MultipleLocator
 from numpy.typing import ArrayLike
 
 from ..dataset.table import check_index
@@ -47,8 +47,11 @@ def legend_beside(ax: Axes, **settings: Any) -> None:
     ax.legend(frameon=False, fontsize=TEXT_PT, **right | settings)
 
 
-def time_axis(ax: Axes, n_epochs: int, start: datetime | None) -> None:
-    """Set the one time axis: time since the recording began, or clock time if its start is known."""
+def dress_night(ax: Axes, n_epochs: int, start: datetime | None, **labels: str | None) -> Axes:
+    """Set the one time axis, and dress the axes.
+
+    It shows the time since the recording began, in hours or minutes, or clock time if its start is known.
+    """
     hours = n_epochs * _EPOCH_H
     step = next((step for step in _TICK_STEPS_H if hours / step <= 10), _TICK_STEPS_H[-1])
     begin = 0.0 if start is None else start.hour + start.minute / 60 + start.second / 3600
@@ -56,16 +59,12 @@ def time_axis(ax: Axes, n_epochs: int, start: datetime | None) -> None:
     label = "Time (h)"
     if start is not None:
         label = "Time of night"
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _clock(start, x)))
+        ax.xaxis.set_major_formatter(lambda x, _: f"{start + timedelta(seconds=round(3600 * x)):%H:%M}")
     elif step < 1:
         label = "Time (min)"
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{60 * x:.0f}"))
+        ax.xaxis.set_major_formatter(lambda x, _: f"{60 * x:.0f}")
     ax.set_xlim(0, hours)
-    ax.set_xlabel(label, fontsize=TEXT_PT)
-
-
-def _clock(start: datetime, hours: float) -> str:
-    return f"{start + timedelta(seconds=round(hours * 3600)):%H:%M}"
+    return dress(ax, x=label, **labels)
 
 
 def epoch_edges(n_epochs: int) -> np.ndarray:

@@ -1,14 +1,14 @@
-"""A night to touch: an explorer of its epochs, and what the model would say if a digit were another.
+"""Widgets for one night: an explorer of its epochs, and the model's answer if a digit were another.
 
-Both are made of core ipywidgets, which Jupyter and Colab know. Where no widgets run, as on a page that only
-shows a notebook, a still picture takes their place: the one that the widget itself shows.
+Both are made of core ipywidgets, which Jupyter and Colab know. Where no widgets run, for instance on a web
+page that only shows a notebook, the widget's picture stands in its place.
 """
 
 from __future__ import annotations
 
 import io
 from base64 import b64encode
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
@@ -17,29 +17,16 @@ import pandas as pd
 from IPython.display import display
 from matplotlib.figure import Figure
 
-from ..dataset.digits import MISSING, N_LEVELS, PromptSpec
+from ..dataset.digits import MISSING, N_LEVELS, PromptSpec, default_digits
 from ..dataset.table import consecutive_runs
 from ..stages import STAGE_CODES, STAGES, stage_codes
-from .epoch import (
-    coloured_text,
-    digit_name,
-    epoch_label,
-    own_spec,
-    plot_night_explorer,
-    plot_what_if,
-    row_of,
-)
+from . import style
+from .epoch import coloured_text, digit_name, epoch_label, plot_night_explorer, plot_what_if, row_of
 from .results import plot_training_curve
-from .style import epochs_of
 
 if TYPE_CHECKING:
     from ..recordings.recording import Recording
     from ..staging.stager import Stager
-
-_DPI = 80
-
-
-_NEIGHBOURS = 2  # lines of text shown before the epoch's own, and after it
 
 
 def night_explorer(
@@ -66,13 +53,13 @@ def night_explorer(
     ValueError
         When the table is not of one recording, or reaches beyond the signal.
     """
-    return NightExplorer(night, table, hypnodensity, spec or own_spec(table))
+    return NightExplorer(night, table, hypnodensity, spec or PromptSpec(default_digits(table)))
 
 
 def what_if(table: pd.DataFrame, stager: Stager, epoch: int) -> WhatIf:
-    """Change one digit of an epoch's line, and see what the model makes of it.
+    """Change one digit of an epoch's line, and see how the model's probabilities change.
 
-    The lines around it stay as they are. The probabilities are those of one window as the model reads it
+    The lines around it stay as they are. The probabilities are those of one window
     (:meth:`sleepstage.Stager.answer`), so they can differ from the hypnodensity's.
 
     Parameters
@@ -93,10 +80,10 @@ def what_if(table: pd.DataFrame, stager: Stager, epoch: int) -> WhatIf:
 
 
 class _WithStill(widgets.VBox):
-    """A box with a picture that is handed over as a PNG too, for places where no widgets run."""
+    """A box with a picture, which is also shown as a PNG where no widgets run."""
 
     def __init__(self) -> None:
-        natural = widgets.Layout(max_width="100%", align_self="flex-start")  # otherwise it is stretched
+        natural = widgets.Layout(max_width="100%", align_self="flex-start")  # otherwise it would be stretched
         self.picture = widgets.Image(format="png", layout=natural)
         self.text = widgets.HTML()
         super().__init__()
@@ -124,17 +111,14 @@ class NightExplorer(_WithStill):
     """
 
     def __init__(
-        self,
-        night: Recording,
-        table: pd.DataFrame,
-        hypnodensity: pd.DataFrame | None,
-        spec: PromptSpec,
+        self, night: Recording, table: pd.DataFrame, hypnodensity: pd.DataFrame | None, spec: PromptSpec
     ) -> None:
         super().__init__()
-        self._epochs = epochs_of(table.index).tolist()
-        if max(self._epochs) >= len(night.eeg_uv):
+        self._epochs = style.epochs_of(table.index).tolist()
+        last, n_epochs = max(self._epochs), len(night.eeg_uv)
+        if last >= n_epochs:
             raise ValueError(
-                f"the table has epoch {max(self._epochs)}, the signal ends at {len(night.eeg_uv) - 1}"
+                f"the table has epoch {last}, the signal ends at {n_epochs - 1}; give both of one night"
             )
         self._parts = (night, table, hypnodensity, spec)
         self._levels = spec.levels(table)
@@ -142,7 +126,7 @@ class NightExplorer(_WithStill):
         self.slider = widgets.SelectionSlider(
             options=[(epoch_label(night, epoch), epoch) for epoch in self._epochs],
             index=len(table) // 2,
-            continuous_update=False,  # a picture takes longer than a slider's step
+            continuous_update=False,  # drawing takes longer than the slider needs for a step
             layout=widgets.Layout(width="560px"),
         )
         narrow = widgets.Layout(width="110px")
@@ -153,28 +137,27 @@ class NightExplorer(_WithStill):
         self.on.on_click(lambda _: self._move(1))
         self.jump.observe(self._jump, "value")
         self.slider.observe(self._show, "value")
-        moves = widgets.HBox([self.slider, self.back, self.on, self.jump])
-        self.children = [moves, self.text, self.picture]
+        self.children = [widgets.HBox([self.slider, self.back, self.on, self.jump]), self.text, self.picture]
         self._show()
 
     def _move(self, step: int) -> None:
         self.slider.index = min(max(0, self.slider.index + step), len(self._epochs) - 1)
 
-    def _jump(self, change: dict) -> None:
-        """Go to the chosen stage's next epoch, from the start again if none is left."""
+    def _jump(self, change: dict[str, Any]) -> None:
+        """Go to the next epoch of the chosen stage; after the last one, begin again at the first."""
         if change["new"] is None:
             return
         rows = np.flatnonzero(self._codes == change["new"])
         if rows.size:
             later = rows[rows > self.slider.index]
-            self.slider.index = int(later[0] if later.size else rows[0])
+            self.slider.index = int([*later, *rows][0])
         self.jump.value = None
 
-    def _show(self, _: dict | None = None) -> None:
+    def _show(self, _: object = None) -> None:
         night, table, hypnodensity, spec = self._parts
         row = self.slider.index
-        lines = slice(max(0, row - _NEIGHBOURS), row + _NEIGHBOURS + 1)
-        self.text.value = coloured_text(self._levels[lines], spec, self._epochs[lines], self._epochs[row])
+        around = slice(max(0, row - 2), row + 3)
+        self.text.value = coloured_text(self._levels[around], spec, self._epochs[around], self._epochs[row])
         self.picture.value = _png(plot_night_explorer(night, table, self._epochs[row], hypnodensity, spec))
 
 
@@ -210,39 +193,33 @@ class WhatIf(_WithStill):
         self._show()
 
     def _own(self) -> int:
-        """The level that the chosen digit has in the night."""
+        """Give the level that the chosen digit has in the night."""
         return int(self._levels[self._row, self.digit.value])
 
-    def _choose(self, _: dict) -> None:
+    def _choose(self, _: object) -> None:
         self.level.value = self._own()
         self._show()  # the title names the digit, also where the level is the same
 
-    def _show(self, _: dict | None = None) -> None:
-        own, level, digit = self._own(), self.level.value, self.digit.value
+    def _show(self, _: object = None) -> None:
+        spec, digit, own, level = self._stager.spec, self.digit.value, self._own(), self.level.value
         changed = self._levels.copy()
         changed[self._row, digit] = level
         self.proba = self._before if level == own else self._stager.answer(changed, self._row)
-        spec = self._stager.spec
-        lines = coloured_text(
-            np.stack([self._levels[self._row], changed[self._row]]), spec, [self._epoch, "what if"]
-        )
+        two = np.stack([self._levels[self._row], changed[self._row]])
         moved = "   ".join(
-            f"{stage} {_percent(was)} → {_percent(now)} %"
+            f"{stage} {100 * was:.1f} → {100 * now:.1f} %"
             for stage, was, now in zip(STAGES, self._before, self.proba, strict=True)
-        )
+        ).replace("nan", "–")
+        lines = coloured_text(two, spec, [self._epoch, "what if"])
         self.text.value = f'{lines}<pre style="font-size:16px">{moved}</pre>'
-        title = f"{digit_name(spec.digits[digit])}: {own} → {level}"
-        self.picture.value = _png(plot_what_if(self._before, self.proba, title).figure)
-
-
-def _percent(share: float) -> str:
-    return "–" if np.isnan(share) else f"{100 * share:.1f}"
+        plot_what_if(self._before, self.proba, f"{digit_name(spec.digits[digit])}: {own} → {level}")
+        self.picture.value = _png(plt.gcf())
 
 
 def _png(figure: Figure) -> bytes:
     """Draw and close a figure, so that no notebook shows it a second time."""
     target = io.BytesIO()
-    figure.savefig(target, format="png", dpi=_DPI)
+    figure.savefig(target, format="png", dpi=80)
     plt.close(figure)
     return target.getvalue()
 
@@ -251,11 +228,12 @@ class LiveCurve:
     """Draws a growing training curve in one place of a notebook: ``ss.finetune(…, watch=ss.LiveCurve())``."""
 
     def __init__(self) -> None:
-        self._place = None
+        self._place: Any = None
 
     def __call__(self, curve: pd.DataFrame) -> None:
         """Draw the curve (columns ``step`` and ``loss``) in the place of the one before."""
-        figure = plot_training_curve(curve).figure
+        plot_training_curve(curve)
+        figure = plt.gcf()
         if self._place is None:
             self._place = display(figure, display_id=True)
         else:

@@ -141,6 +141,14 @@ def test_a_hypnodensity_of_a_part_answers_for_that_part(night, table, proba):
     assert "No model's answer" in [ax.get_xlabel() for ax in unknown.axes]
 
 
+def test_a_hypnodensity_of_several_nights_answers_for_this_one(night, table, proba):
+    other = proba.iloc[::-1].set_axis(proba.index).rename(index={"SC4001E0": "other"}, level="recording")
+    figure = ss.plot_night_explorer(night, table, 150, pd.concat([other, proba]))
+    (answer,) = [ax for ax in figure.axes if ax.get_xlabel() == "Model's probability"]
+    widths = [bar.get_width() for bar in answer.patches[:5]]
+    np.testing.assert_allclose(widths, proba.loc[:, list(HYPNOGRAM_ORDER)].iloc[150])
+
+
 def test_what_does_not_fit_is_refused(night, table, stager):
     with pytest.raises(ValueError, match="no epoch 9999; its epochs are 0 to 840"):
         ss.plot_night_explorer(night, table, 9999)
