@@ -10,7 +10,13 @@ from sklearn.metrics import cohen_kappa_score
 
 import sleepstage as ss
 from sleepstage.__main__ import main
-from sleepstage.evaluation.cohort import _kappas, cohort_figures, evaluate_cohort, kappa_difference_ci
+from sleepstage.evaluation.cohort import (
+    baseline_table,
+    cohort_figures,
+    evaluate_cohort,
+    kappa_difference_ci,
+    save_answers,
+)
 from sleepstage.finetuning.calibration import HypnogramPrior
 
 
@@ -39,11 +45,13 @@ def proba(cohort):
     )
 
 
-def test_many_kappas_at_once_are_scikit_learns():
-    rng = np.random.default_rng(1)
-    pairs = [(rng.integers(0, 5, 60), rng.integers(0, 5, 60)) for _ in range(5)]
-    matrices = np.stack([ss.confusion(a, b).to_numpy() for a, b in pairs])
-    assert _kappas(matrices) == pytest.approx([cohen_kappa_score(a, b) for a, b in pairs])
+def test_interval_over_two_people_runs_from_one_of_them_to_the_other(cohort, proba):
+    """A draw of two is the first person twice, both, or the second twice; kappas by scikit-learn."""
+    stages = cohort["stage"][cohort.index.get_level_values("subject").isin([1, 6])]
+    given = proba.loc[stages.index].to_numpy().argmax(axis=1)
+    people = stages.to_frame().assign(given=given).groupby(level="subject")
+    kappas = sorted(cohen_kappa_score(part["stage"], part["given"]) for _, part in people)
+    assert cohort_figures(stages, proba.loc[stages.index])["kappa_ci"] == pytest.approx(kappas)
 
 
 def test_interval_over_people_agrees_with_scipys_bootstrap(cohort, proba):
@@ -104,6 +112,28 @@ def test_nothing_asked_for_and_a_person_on_both_sides_are_refused(cohort):
         evaluate_cohort(cohort)
     with pytest.raises(ValueError, match="in training and in test"):
         evaluate_cohort(cohort, train_table=cohort)
+
+
+def test_trees_learn_from_the_adapters_people_or_from_all_who_are_not_scored(cohort):
+    scored = cohort[cohort.index.get_level_values("subject") >= 6]
+
+    class Tuned:
+        trained_on = (1, "3")
+
+    assert set(baseline_table(cohort, scored, None).index.unique("subject")) == {0, 1, 2, 3, 4, 5}
+    assert set(baseline_table(cohort, scored, Tuned()).index.unique("subject")) == {1, 3}
+    others = cohort[cohort.index.get_level_values("subject") < 3]
+    assert baseline_table(others, scored, None).equals(others)
+
+
+def test_answers_come_back_from_their_file(cohort, proba, tmp_path):
+    answers = {"llm": proba, "llm_as_read": proba, "baseline": proba[::-1].loc[proba.index]}
+    read = ss.load_table(save_answers(cohort.assign(quality="ok"), answers, tmp_path / "new" / "a.npz"))
+    assert ss.feature_columns(read) == [
+        f"{name} {stage}" for name in ("llm", "baseline") for stage in ss.STAGES
+    ]
+    np.testing.assert_allclose(read.filter(like="baseline "), proba, atol=5e-5)
+    assert read["stage"].equals(cohort["stage"]) and (read["quality"] == "ok").all()
 
 
 def test_train_and_evaluate_from_the_command_line(cohort, tmp_path, tiny_base, capsys):
