@@ -125,28 +125,25 @@ def check_replaceable(folder: str | Path, contents: Contents, keep: Iterable[str
         written by us. Nothing is deleted.
     """
     folder = Path(folder).resolve()
-    another = "Nothing was deleted. Name a folder that does not exist yet"
+    for obstacle in _obstacles(folder, contents, keep):
+        raise ValueError(
+            f"{folder} would be replaced, but {obstacle}. Nothing was deleted. Name a folder that does not "
+            "exist yet, or move what lies there to another place."
+        )
+
+
+def _obstacles(folder: Path, contents: Contents, keep: Iterable[str | Path]) -> Iterator[str]:
     for kept in map(Path, keep):
         if kept.exists() and kept.resolve().is_relative_to(folder):
-            raise ValueError(
-                f"{folder} would be replaced, but {kept} lies there and is still needed. {another}."
-            )
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is a file, expected a folder to write. {another}.")
+            yield f"{kept} lies there and is still needed"
+    if folder.exists() and not folder.is_dir():
+        yield "it is a file, expected a folder"
     inside = _names_inside(folder)
-    foreign = [name for name in inside if not contents.is_ours(name)]
-    if foreign:
-        raise ValueError(
-            f"{folder} would be replaced, but it holds {foreign[0]!r}, which does not belong in "
-            f"{contents.kind}. {another}, or move that file to another place."
-        )
+    for name in inside:
+        if not contents.is_ours(name):
+            yield f"it holds {name!r}, which does not belong in {contents.kind}"
     if inside and not any(folder.glob(contents.mark)):
-        raise ValueError(
-            f"{folder} would be replaced, but it holds no {contents.mark}, so it is not {contents.kind} "
-            f"that sleepstage wrote whole. {another}, or delete it yourself."
-        )
+        yield f"it holds no {contents.mark}, so it is not {contents.kind} that sleepstage wrote whole"
 
 
 @contextmanager

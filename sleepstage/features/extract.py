@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from ..recordings.quality import epoch_quality
 from ..stages import UNSCORED
 from .catalogue import INDEX
 from .spectral import spectral_features
@@ -29,12 +28,10 @@ def extract_features(recording: Recording) -> pd.DataFrame:
     -------
     pandas.DataFrame
         Indexed by ``(subject, recording, epoch)``, one float64 column per feature in the order of
-        :func:`describe_features`, then ``stage`` (int8, -1 where unscored) and ``quality`` (see
-        :func:`epoch_quality`; of the signal as it was before resampling). An epoch whose quality is not
-        ``"ok"`` has NaN in every feature.
+        :func:`describe_features`, then ``stage`` (int8, -1 where unscored) and ``quality`` (the recording's).
+        An epoch whose quality is not ``"ok"`` has NaN in every feature.
     """
     eeg_uv = recording.eeg_uv.astype(np.float64)
-    quality = epoch_quality(eeg_uv) if recording.quality is None else np.asarray(recording.quality)
     features = {
         **time_features(eeg_uv),
         **hjorth_features(eeg_uv),
@@ -44,6 +41,6 @@ def extract_features(recording: Recording) -> pd.DataFrame:
     }
     levels = [[recording.subject], [recording.recording], range(recording.n_epochs)]
     table = pd.DataFrame(features, index=pd.MultiIndex.from_product(levels, names=INDEX))
-    table[quality != "ok"] = np.nan
+    table[recording.quality != "ok"] = np.nan
     stages = np.int8(UNSCORED) if recording.stages is None else recording.stages
-    return table.assign(stage=stages, quality=quality)
+    return table.assign(stage=stages, quality=recording.quality)

@@ -1,21 +1,22 @@
-"""Pickles of numpy arrays and plain containers, read without running what the file asks for.
+"""Nights as a dictionary of two arrays, written and read; a stranger's pickle runs no code.
 
-Not even numpy's own constructors are called: they take whatever state a file gives them, and a false one
-(a number type flagged as object, say) makes them write where they must not.
+A pickle is read without running what it asks for. Not even numpy's own constructors are called: they take
+whatever state a file gives them, and a false one makes them write where they must not (a type of numbers that
+is flagged as objects, for example).
 """
 
 from __future__ import annotations
 
 import copyreg
 import pickle
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ..files import as_numbers, check_exists, read_npz, write_npz, write_whole
-from ..stages import STAGES, UNSCORED
 from .recording import Recording
 
 ABOUT = ("sfreq_hz", "subject", "recording", "channel", "start")
@@ -76,21 +77,16 @@ def load_dictionary(path: str | Path, **about: Any) -> Recording:
         raise ValueError(f'{path} holds {found}, expected {{"EEG_signals": array, "labels": array}}')
     signals = as_numbers(content["EEG_signals"], "EEG_signals", path)
     labels = as_numbers(content["labels"], "labels", path)
-    unknown = sorted(set(np.unique(labels).tolist()) - {UNSCORED, *range(len(STAGES))})
-    if unknown:
-        raise ValueError(f"{path}: labels {unknown} are not stages; expected 0–4 ({', '.join(STAGES)}) or -1")
-    names = {"sfreq_hz": 100.0, "subject": path.stem, "recording": path.stem, "channel": "unknown"}
-    stored = {name: np.asarray(content[name]).item() for name in ABOUT if name in content}
-    if "start" in stored:
-        stored["start"] = datetime.fromisoformat(stored["start"])
-    return Recording(eeg_uv=signals, stages=labels, **(names | stored | about))
-
-
-_BROKEN = (
-    *(pickle.UnpicklingError, EOFError, AttributeError, ImportError, LookupError, TypeError),
-    *(MemoryError, OverflowError),  # what a damaged length asks for
-    *(ValueError, RecursionError),
-)
+    known: dict[str, Any] = {
+        "sfreq_hz": 100.0,
+        "subject": path.stem,
+        "recording": path.stem,
+        "channel": "unknown",
+    }
+    known |= {name: np.asarray(content[name]).item() for name in ABOUT if name in content}
+    if "start" in known:
+        known["start"] = datetime.fromisoformat(known["start"])
+    return Recording(eeg_uv=signals, stages=labels, **(known | about))
 
 
 def load_array_pickle(path: Path) -> Any:
@@ -107,7 +103,7 @@ def load_array_pickle(path: Path) -> Any:
     try:
         with path.open("rb") as file:
             return _ArrayUnpickler(file).load()
-    except _BROKEN as error:
+    except Exception as error:  # a damaged pickle raises errors of many kinds
         raise ValueError(f"{path} is not a readable pickle of arrays ({error})") from error
 
 
@@ -122,7 +118,7 @@ class _StoredDtype:
     def __setstate__(self, state: tuple) -> None:
         self.dtype = self.dtype.newbyteorder(state[1])
 
-    def array(self, data: bytes, shape: tuple[int, ...], order: str = "C") -> np.ndarray:
+    def array(self, data: bytes, shape: tuple[int, ...], order: Literal["C", "F"] = "C") -> np.ndarray:
         return np.frombuffer(data, self.dtype).reshape(shape, order=order).copy()
 
 
@@ -139,47 +135,30 @@ class _StoredArray:
         return self.array if dtype is None else self.array.astype(dtype)
 
 
-def _unfilled_array(*_: Any) -> _StoredArray:
-    return _StoredArray()
-
-
-def _array_from_buffer(data: bytes, stored: _StoredDtype, shape: tuple, order: str, *_: Any) -> np.ndarray:
-    return stored.array(data, shape, order)
-
-
-def _scalar(stored: _StoredDtype, data: bytes) -> Any:
-    return stored.array(data, ())[()]
-
-
-def _bytes(text: str, encoding: str) -> bytes:
-    return text.encode("latin1")  # the only encoding that pickle itself uses
-
-
-_NUMPY_MAKERS = {
-    ("multiarray", "_reconstruct"): _unfilled_array,
-    ("multiarray", "scalar"): _scalar,
-    ("numeric", "_frombuffer"): _array_from_buffer,
+_STAND_INS: dict[tuple[str, str], Callable[..., Any]] = {
+    ("numpy", "ndarray"): _StoredArray,
+    ("numpy", "dtype"): _StoredDtype,
+    # How protocols below 3 write bytes; pickle itself uses no other encoding.
+    ("_codecs", "encode"): lambda text, encoding: text.encode("latin1"),
 }
+for _core in ("numpy.core", "numpy._core"):  # numpy 1 and numpy 2
+    _STAND_INS |= {
+        (f"{_core}.multiarray", "_reconstruct"): lambda *_: _StoredArray(),
+        (f"{_core}.multiarray", "scalar"): lambda stored, data: stored.array(data, ())[()],
+        (f"{_core}.numeric", "_frombuffer"): lambda data, dtype, shape, order, *_: dtype.array(
+            data, shape, order
+        ),
+    }
 
 
 class _ArrayUnpickler(pickle.Unpickler):
     """Knows these few names, each by a stand-in of ours; any other is refused before it is looked up."""
 
-    STAND_INS = {
-        ("numpy", "ndarray"): _StoredArray,
-        ("numpy", "dtype"): _StoredDtype,
-        ("_codecs", "encode"): _bytes,  # how protocols below 3 write bytes
-    } | {
-        (f"numpy.{core}.{module}", name): stand_in
-        for core in ("core", "_core")  # numpy 1 and numpy 2
-        for (module, name), stand_in in _NUMPY_MAKERS.items()
-    }
-
     def find_class(self, module: str, name: str) -> Any:
         """Give a stand-in, in a wrapping of its own: a pickle can set attributes of what it is given."""
-        if (module, name) not in self.STAND_INS:
+        if (module, name) not in _STAND_INS:
             raise ValueError(
                 f"the pickle asks for {module}.{name}; only numpy arrays and plain containers are read. "
                 "Do not trust this file; ask for an .npz instead."
             )
-        return lambda *arguments: self.STAND_INS[module, name](*arguments)
+        return lambda *arguments: _STAND_INS[module, name](*arguments)

@@ -1,15 +1,29 @@
-"""Opening recordings through MNE, most of them EDF or BDF, with errors that say what is wrong with a file."""
+"""Opening files: EDF, and the other formats that MNE reads, with errors that say what is wrong with a file.
+
+A recording becomes one channel in microvolts, in which every sample lies where the clock says. Recorders
+store what comes before and after a pause side by side. Read as it stands, everything after the pause would
+lie too early, and its epochs would get the stages of others.
+"""
 
 from __future__ import annotations
 
+import re
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import mne
+import numpy as np
+from numpy.typing import NDArray
 
-_READERS: dict[str, tuple[bytes, Callable[..., mne.io.BaseRaw]]] = {
+from ..files import check_exists
+
+_EDF_READERS: dict[str, tuple[bytes, Callable[..., mne.io.BaseRaw]]] = {
     ".edf": (b"0       ", mne.io.read_raw_edf),
     ".bdf": (b"\xffBIOSEMI", mne.io.read_raw_bdf),
 }
@@ -17,15 +31,129 @@ _READERS: dict[str, tuple[bytes, Callable[..., mne.io.BaseRaw]]] = {
 
 # BrainVision, EEGLAB, MNE's own, GDF and Neuroscan. MNE reads more, but by endings (.txt, .dat, .mat) that
 # say little about what is inside.
-_OTHER_SUFFIXES = (".vhdr", ".set", ".fif", ".fif.gz", ".gdf", ".cnt")
+_SUFFIXES = (*_EDF_READERS, ".vhdr", ".set", ".fif", ".fif.gz", ".gdf", ".cnt")
+
+
+# What EEGLAB, MNE and ANT call the place where two stretches meet, and EEGLAB's and GDF's numbers for it.
+_SEAMS = frozenset({"boundary", "bad boundary", "edge boundary", "amplifier disconnected"})
+
+
+_SEAM_NUMBERS = {".set": ("-99", "-99.0"), ".fdt": ("-99", "-99.0"), ".gdf": ("32766",)}
+
+
+# Spans in which MNE puts zeros: the clock is right, but nothing was recorded.
+_FILLED = ("BAD_ACQ_SKIP", "BAD_disconnection")
+
+
+_ROUNDING_S = 0.02  # of times in files
+
+
+_CLOCK_DRIFT_S = 1.0  # within a night, between the amplifier's clock and the computer's
+
+
+_LONGEST_PAUSE_S = 86_400.0  # what is longer than a day is a wrong date
+
+
+_NEW_SEGMENT = re.compile(r"^Mk\d+=New Segment,[^,\n]*,(\d+),[^,\n]*,[^,\n]*,?(\d*)\s*$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One channel of a recording, at the rate of its file.
+
+    Attributes
+    ----------
+    signal_uv : numpy.ndarray, float64, shape (n_times,)
+        In microvolts; NaN where the recording was paused.
+    sfreq_hz : float
+    start : datetime.datetime or None
+        When the first sample was taken: the recorder's local clock, which MNE labels as UTC.
+    path : pathlib.Path
+        The file, ``"unnamed"`` if there is none.
+    notes : list of str
+        What is unusual about the file.
+    """
+
+    signal_uv: NDArray[np.float64]
+    sfreq_hz: float
+    start: datetime | None
+    path: Path
+    notes: list[str]
+
+
+def read_channel(psg: str | Path | mne.io.BaseRaw, channel: str, gain: float) -> Channel:
+    """Read one channel of a recording, and lay it out by the clock.
+
+    Parameters
+    ----------
+    psg : path or mne.io.BaseRaw
+        What MNE has opened already is not changed.
+    channel : str
+    gain : float
+        What the values are multiplied by.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is of no format that is read, or damaged; if it lacks the channel; if a pause is of
+        unknown length or longer than a day, or the clock goes back.
+
+    Warns
+    -----
+    UserWarning
+        If an EDF or BDF file is shorter than its header announces, or the recording was paused.
+    """
+    raw = psg if isinstance(psg, mne.io.BaseRaw) else _open(Path(psg), channel)
+    path = Path(raw.filenames[0] or "unnamed") if isinstance(psg, mne.io.BaseRaw) else Path(psg)
+    if channel not in raw.ch_names:
+        names = raw.ch_names or (_open_edf(path).ch_names if _is_edf(path) else [])
+        present = ", ".join(map(repr, names)) or "none (is it the hypnogram?)"
+        raise ValueError(f"{path} has no channel {channel!r}. Present: {present}. Pass one as `channel`.")
+    with explaining_damage(path):
+        signal_uv = 1e6 * gain * raw.get_data([channel], verbose="error")[0]
+        notes = [] if raw is psg else _missing_end(raw, path)
+    signal_uv, missing_s = _by_the_clock(signal_uv, raw, path)
+    if missing_s:
+        notes.append(f"the recording was paused: {missing_s:g} s are missing; by the clock, they are NaN")
+    for note in notes:
+        warn(f"{path}: {note}.")
+    start = raw.info["meas_date"]
+    if start is not None:  # in MNE's own format, the measurement may have begun before the first sample
+        start += timedelta(seconds=raw.first_time)
+    return Channel(signal_uv, raw.info["sfreq"], start, path, notes)
+
+
+def read_annotations(path: Path) -> tuple[mne.Annotations, datetime | None]:
+    """Read the annotations of an EDF+ file, and its start if the header gives one.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there is no such file, or it is no EDF or damaged.
+    """
+    edf_header(path)
+    with explaining_damage(path):
+        return mne.read_annotations(path), _open_edf(path).info["meas_date"]
+
+
+def warn(message: str) -> None:
+    """Warn at the line outside this package that asked for a night."""
+    package = f"{__name__.split('.')[0]}."
+    frame, level = sys._getframe(), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith(package):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
 
 
 def edf_header(path: Path) -> bytes:
-    """The fixed part of the header of a file that is EDF or BDF by its name and its first bytes."""
-    _check_file(path, tuple(_READERS))
+    """Read the fixed part of the header of a file that is EDF or BDF by its name and its first bytes."""
+    check_exists(path, "a recording or a hypnogram")
+    _check_suffix(path, tuple(_EDF_READERS))
     with path.open("rb") as file:
         header = file.read(256)
-    magic, _ = _READERS[path.suffix.lower()]
+    magic, _ = _EDF_READERS[path.suffix.lower()]
     if len(header) < 256 or not header.startswith(magic):
         raise ValueError(
             f"{path} is not an EDF file: it begins with {header[:16]!r}, expected {magic!r} and a header of "
@@ -34,9 +162,7 @@ def edf_header(path: Path) -> bytes:
     return header
 
 
-def _check_file(path: Path, suffixes: tuple[str, ...]) -> None:
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}. Expected a recording; check the path.")
+def _check_suffix(path: Path, suffixes: tuple[str, ...]) -> None:
     if not path.name.lower().endswith(suffixes):
         raise ValueError(
             f"{path} ends in {path.suffix!r}, expected one of {', '.join(suffixes)}. "
@@ -46,7 +172,7 @@ def _check_file(path: Path, suffixes: tuple[str, ...]) -> None:
 
 @contextmanager
 def explaining_damage(path: Path) -> Iterator[None]:
-    """Turn whatever MNE stumbles over in a damaged file into one kind of error."""
+    """Turn every error of MNE's over a damaged file into one that says what to do."""
     try:
         yield
     except (NotImplementedError, ImportError) as error:  # EEGLAB's files of MATLAB 7.3, for one
@@ -61,70 +187,150 @@ def explaining_damage(path: Path) -> Iterator[None]:
         ) from error
 
 
-def open_edf(path: Path, channels: list[str] | None = None) -> mne.io.BaseRaw:
-    """Open a file without loading its samples; by default with all of its channels."""
-    _, read_raw = _READERS[path.suffix.lower()]
+def _open(path: Path, channel: str) -> mne.io.BaseRaw:
+    """Open a file without loading its samples; of EDF and BDF, one channel only."""
+    check_exists(path, "a recording")
+    _check_suffix(path, _SUFFIXES)
+    if _is_edf(path):
+        edf_header(path)
     with explaining_damage(path):
-        return read_raw(path, include=channels, verbose="error")
+        # A channel that is loaded alone keeps its rate: MNE brings those that it loads together to one.
+        return _open_edf(path, [channel]) if _is_edf(path) else mne.io.read_raw(path, verbose="error")
 
 
-def open_channel(psg: Path | mne.io.BaseRaw, channel: str) -> tuple[mne.io.BaseRaw, list[str]]:
-    """Open a recording that has a channel; of EDF and BDF, that channel only, at its own rate.
-
-    Parameters
-    ----------
-    psg : pathlib.Path or mne.io.BaseRaw
-        What is open already stays as it is.
-    channel : str
-
-    Returns
-    -------
-    raw : mne.io.BaseRaw
-        Without its samples, which are not loaded yet.
-    notes : list of str
-        What is unusual about the file.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If there is no such file or channel, or the file is of no format that is read.
-
-    Warns
-    -----
-    UserWarning
-        If an EDF or BDF file is shorter than its header announces.
-    """
-    if isinstance(psg, mne.io.BaseRaw):
-        raw = psg
-    elif psg.suffix.lower() in _READERS:
-        return _open_edf_channel(psg, channel)
-    else:
-        _check_file(psg, (*_READERS, *_OTHER_SUFFIXES))
-        with explaining_damage(psg):
-            raw = mne.io.read_raw(psg, verbose="error")
-    if channel not in raw.ch_names:
-        raise ValueError(_no_channel(psg, channel, raw.ch_names))
-    return raw, []
+def _is_edf(path: Path) -> bool:
+    return path.suffix.lower() in _EDF_READERS
 
 
-def _open_edf_channel(path: Path, channel: str) -> tuple[mne.io.BaseRaw, list[str]]:
-    header = edf_header(path)
-    # Chosen by `include`, a channel keeps its own rate: MNE brings channels that it loads together to one.
-    raw = open_edf(path, [channel])
-    if raw.ch_names != [channel]:
-        raise ValueError(_no_channel(path, channel, open_edf(path).ch_names))
-    with explaining_damage(path):
-        announced_s = int(header[236:244]) * float(header[244:252])
-    present_s = raw.n_times / raw.info["sfreq"]
-    if present_s >= announced_s - 1:
-        return raw, []
-    held = f"holds {present_s:.0f} s of the {announced_s:.0f} s that its header announces"
-    warnings.warn(
-        f"{path} {held}: the download or the recording was interrupted. What is there is used.", stacklevel=4
+def _open_edf(path: Path, channels: list[str] | None = None) -> mne.io.BaseRaw:
+    _, read_raw = _EDF_READERS[path.suffix.lower()]
+    return read_raw(path, include=channels, verbose="error")
+
+
+def _missing_end(raw: mne.io.BaseRaw, path: Path) -> list[str]:
+    if not _is_edf(path):
+        return []
+    header, present_s = edf_header(path), raw.n_times / raw.info["sfreq"]
+    announced_s = int(header[236:244]) * float(header[244:252])
+    said = f"the file holds {present_s:.0f} s of the {announced_s:.0f} s that its header announces"
+    cause = "the download or the recording was interrupted. What is there is used"
+    return [] if present_s >= announced_s - 1 else [f"{said}: {cause}"]
+
+
+def _by_the_clock(
+    signal: NDArray[np.float64], raw: mne.io.BaseRaw, path: Path
+) -> tuple[NDArray[np.float64], float]:
+    """Put NaN where a recording was paused, (n_times and what is missing,); and say how many seconds."""
+    sfreq_hz, n_times = raw.info["sfreq"], len(signal)
+    lost = np.zeros(n_times, dtype=bool)
+    for span in raw.annotations:
+        if span["description"] in _FILLED:
+            end = _sample(span["onset"] + span["duration"], raw)
+            lost[max(0, _sample(span["onset"], raw)) : max(0, end)] = True
+    pauses = {at: lost_s for at, lost_s in sorted(_pauses(raw, path).items()) if 0 < at < n_times and lost_s}
+    for at, lost_s in pauses.items():
+        _check_pause(lost_s, at / sfreq_hz, path)
+    # Rounded as a sum: the rounding of hundreds of pauses must not add up.
+    n_missing = np.diff(np.rint(sfreq_hz * np.cumsum([0.0, *pauses.values()])).astype(int))
+    signal = np.insert(np.where(lost, np.nan, signal), np.repeat(np.fromiter(pauses, int), n_missing), np.nan)
+    return signal, float(lost.sum() + n_missing.sum()) / sfreq_hz
+
+
+def _sample(onset_s: float, raw: mne.io.BaseRaw) -> int:
+    """The first sample at an annotation's time or after it; EEGLAB's boundaries lie between two."""
+    return int(np.ceil(np.round((onset_s - raw.first_time) * raw.info["sfreq"], 3)))
+
+
+def _pauses(raw: mne.io.BaseRaw, path: Path) -> dict[int, float]:
+    """By the sample before which time is missing: how many seconds, NaN if nobody knows."""
+    pauses: dict[int, float] = {}
+    numbers = _SEAM_NUMBERS.get(Path(raw.filenames[0] or "").suffix.lower(), ())
+    for event in raw.annotations:
+        text = event["description"].lower()
+        # As a BrainVision marker it has a type before its text, and a length that says nothing.
+        is_seam = text in numbers or text.rpartition("/")[2].strip() in _SEAMS
+        if is_seam or text.startswith("new segment/"):
+            is_known = event["duration"] > 0 and (text == "boundary" or text in numbers)
+            at = _sample(event["onset"], raw)
+            pauses[at] = pauses.get(at, 0.0) + (event["duration"] if is_known else np.nan)
+    if path.suffix.lower() == ".vhdr":
+        pauses |= _pauses_of_brainvision(path, raw.info["sfreq"])
+    for file in filter(None, raw.filenames):
+        pauses |= _pauses_of_edf(Path(file), raw)
+    return pauses
+
+
+def _check_pause(lost_s: float, at_s: float, path: Path) -> None:
+    if 0 < lost_s <= _LONGEST_PAUSE_S:
+        return
+    length = f"for {lost_s:g} s by its own times; expected more than 0 s and at most a day. Correct the times"
+    if np.isnan(lost_s):
+        length = (
+            "and it is not known for how long, so the clock after the pause is unknown. If you passed a Raw, "
+            "pass the path of its file, which may say"
+        )
+    raise ValueError(
+        f"{path} was paused {at_s:g} s after its first sample, {length}. Or export the recording as EDF+D, "
+        "which keeps the times; or open it with MNE and pass each stretch between pauses, "
+        "raw.copy().crop(begin, end), with a hypnogram of its own."
     )
-    return raw, [f"the file {held}"]
 
 
-def _no_channel(path: Path | mne.io.BaseRaw, channel: str, names: list[str]) -> str:
-    present = ", ".join(map(repr, names)) or "none (is it the hypnogram?)"
-    return f"{path} has no channel {channel!r}. Present: {present}. Pass one as `channel`."
+def _pauses_of_brainvision(header: Path, sfreq_hz: float) -> dict[int, float]:
+    """By the dates of a marker file's segments."""
+    text = header.read_text(encoding="utf-8", errors="surrogateescape")
+    named = re.search(r"^MarkerFile=(.+?)\s*$", text, re.MULTILINE)
+    places = [header.parent / named[1], header.with_suffix(".vmrk")] if named else []  # as MNE looks for it
+    markers = next((place.read_text(encoding="latin-1") for place in places if place.is_file()), "")
+    starts = {int(position) - 1: _seconds(date) for position, date in _NEW_SEGMENT.findall(markers)}
+    pauses = {}
+    for (before, before_s), (at, at_s) in pairwise(sorted(starts.items())):
+        lost_s = at_s - before_s - (at - before) / sfreq_hz
+        pauses[at] = 0.0 if -_CLOCK_DRIFT_S < lost_s < _ROUNDING_S else lost_s
+    return pauses
+
+
+def _seconds(date: str) -> float:
+    """Of a BrainVision marker's date, which goes to the microsecond; NaN if it is none."""
+    try:
+        return (datetime.strptime(date, "%Y%m%d%H%M%S%f") - datetime.min).total_seconds()
+    except ValueError:
+        return np.nan
+
+
+def _pauses_of_edf(path: Path, raw: mne.io.BaseRaw) -> dict[int, float]:
+    """By the onsets of an EDF+D's data records; none for any other file."""
+    header = edf_header(path) if _is_edf(path) else b""
+    if header[192:197] not in (b"EDF+D", b"BDF+D"):
+        return {}
+    with explaining_damage(path):
+        record_s = float(header[244:252])
+        onset_s = _record_onsets_s(path, header)
+    lost_s = np.diff(onset_s) - record_s
+    pauses = {}
+    for record in np.flatnonzero(np.abs(lost_s) > _ROUNDING_S):
+        at = round((record + 1) * record_s * raw.info["sfreq"]) - raw.first_samp
+        if at <= 0:
+            raise ValueError(
+                f"This Raw begins after a pause of {path}, so its clock is wrong. Pass the path of the file, "
+                "and as lights_off where epochs begin."
+            )
+        pauses[at] = float(lost_s[record])
+    return pauses
+
+
+def _record_onsets_s(path: Path, header: bytes) -> NDArray[np.float64]:
+    """When each data record of an EDF+ or BDF+ file began: first in its annotations, as in ``+30.5``."""
+    n_header, n_signals = int(header[184:192]), int(header[252:256])
+    content = np.memmap(path, np.uint8, "r")
+    fields = content[256:n_header].tobytes()
+    labels = [fields[16 * i : 16 * i + 16].strip() for i in range(n_signals)]
+    n_samples = [int(fields[216 * n_signals + 8 * i :][:8]) for i in range(n_signals)]
+    widths = np.array(n_samples) * (3 if path.suffix.lower() == ".bdf" else 2)
+    place = next((i for i, label in enumerate(labels) if label.endswith(b"DF Annotations")), None)
+    if place is None:
+        raise ValueError("it is marked as discontinuous, and has no annotations with its records' times")
+    n_records = (len(content) - n_header) // widths.sum()
+    records = content[n_header : n_header + n_records * widths.sum()].reshape(n_records, -1)
+    times = records[:, widths[:place].sum() :][:, : widths[place]]
+    return np.array([float(re.split(b"[\x14\x15]", row.tobytes(), maxsplit=1)[0]) for row in times])

@@ -1,29 +1,27 @@
-"""Reading a night: from an EDF file and its hypnogram to 30-s epochs in microvolts at 100 Hz.
+"""One night: a channel in epochs of 30 s at 100 Hz in microvolts, with stages; read from files, or the demo.
 
-The signal is converted from volts to microvolts here and nowhere else, and it gets its rate here, whether it
-comes from a file, from MNE or as an array.
-
-
-The one real night that ships inside the package, and what the names of such files say."""
+Whether a night comes from a file, from MNE or as an array, it passes the same checks when the
+:class:`Recording` is made, and is resampled there.
+"""
 
 from __future__ import annotations
 
 import re
-import warnings
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from numbers import Real
 from pathlib import Path
 
 import mne
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from ..files import DATA_DIR
-from ..stages import STAGE_CODES, STAGES, UNSCORED
-from .edf import explaining_damage, open_channel
-from .hypnogram import EPOCH_S, align_stages, seconds_to_lights_off
-from .pauses import lay_by_clock
-from .quality import amplitude_note, check_unit, epoch_quality, offset_note
+from ..stages import STAGE_CODES, UNSCORED, stage_codes
+from .edf import Channel, read_channel, warn
+from .hypnogram import EPOCH_S, align_stages
+from .quality import check_unit, epoch_quality, unusual_amplitude
 
 SFREQ_HZ: float = 100.0
 """The sampling rate of every `Recording`: features depend on it, and so does what learned from them."""
@@ -61,15 +59,22 @@ class Recording:
         When the first epoch began, by the recorder's clock (no time zone), if known.
     notes : tuple of str
         What was done to the data on the way here, and what about them is unusual.
-    quality : numpy.ndarray of str, shape (n_epochs,), or None
-        What :func:`sleepstage.recordings.quality.epoch_quality` says of the signal as it was recorded, if it
-        was resampled since: resampling smoothes clipping away, and spreads a lone NaN. None if it was not.
+    quality : numpy.ndarray of str, shape (n_epochs,)
+        What :func:`sleepstage.recordings.quality.epoch_quality` says of each epoch, of the signal as it was
+        recorded and as it is now. You do not give it: it is computed when the recording is made.
+    quality_as_recorded : numpy.ndarray of str, shape (n_epochs,), or None
+        Of a signal that was resampled: its quality before. Resampling smoothes clipping away.
 
     Raises
     ------
     ValueError
         If shapes, sampling rate and stages do not fit together, the rate is below 64 Hz, or the amplitude
         shows that the signal is not in microvolts.
+
+    Warns
+    -----
+    UserWarning
+        If the signal is resampled.
     """
 
     eeg_uv: np.ndarray = field(repr=False)
@@ -80,25 +85,36 @@ class Recording:
     channel: str
     start: datetime | None = None
     notes: tuple[str, ...] = field(default=(), repr=False)
-    quality: np.ndarray | None = field(default=None, repr=False)
+    quality: NDArray[np.object_] = field(init=False, repr=False)
+    quality_as_recorded: NDArray[np.object_] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        # The dataclass is frozen for its users; arrays are brought to their contract's type once, here.
-        object.__setattr__(self, "eeg_uv", _checked_signal(self.eeg_uv, self.sfreq_hz))
-        if not _is_100_hz(self.sfreq_hz):
-            signal_uv, rate_hz = self.eeg_uv.ravel(), self.eeg_uv.shape[1] / EPOCH_S
-            eeg_uv, quality, note = _resampled(signal_uv, rate_hz, f"recording {self.recording!r}")
-            object.__setattr__(self, "eeg_uv", eeg_uv)
-            object.__setattr__(self, "quality", quality if self.quality is None else self.quality)
-            object.__setattr__(self, "notes", (*self.notes, note))
-            object.__setattr__(self, "sfreq_hz", SFREQ_HZ)
-        check_unit(self.eeg_uv, f"recording {self.recording!r}")
-        if self.stages is not None:
-            object.__setattr__(self, "stages", _checked_stages(self.stages, self.n_epochs))
-        if self.quality is not None and np.shape(self.quality) != (self.n_epochs,):
-            raise ValueError(
-                f"quality has shape {np.shape(self.quality)}, expected ({self.n_epochs},): one word an epoch."
-            )
+        source = f"recording {self.recording!r}"
+        eeg_uv, notes = _checked_signal(self.eeg_uv, self.sfreq_hz), list(self.notes)
+        quality, recorded = epoch_quality(eeg_uv), self.quality_as_recorded
+        if not np.isclose(self.sfreq_hz, SFREQ_HZ, rtol=1e-9):
+            lost = f" Nothing above {self.sfreq_hz / 2:g} Hz is in it." if self.sfreq_hz < SFREQ_HZ else ""
+            warn(f"{source} was sampled at {self.sfreq_hz:g} Hz and is resampled to {SFREQ_HZ:g} Hz.{lost}")
+            notes.append(f"resampled from {self.sfreq_hz:g} to {SFREQ_HZ:g} Hz")
+            eeg_uv, recorded = _resampled(eeg_uv), quality
+            quality = epoch_quality(eeg_uv)
+        if recorded is not None:
+            _check_one_an_epoch("quality_as_recorded", recorded, len(eeg_uv))
+            quality = np.where(recorded == "ok", quality, recorded)
+        check_unit(eeg_uv, source)
+        stages = self.stages
+        if stages is not None:
+            stages = stage_codes(stages)
+            _check_one_an_epoch("stages", stages, len(eeg_uv))
+        # The dataclass is frozen for its users; here its arrays are brought to their contract once.
+        vars(self).update(
+            eeg_uv=eeg_uv,
+            sfreq_hz=SFREQ_HZ,
+            stages=stages,
+            notes=tuple(dict.fromkeys([*notes, *unusual_amplitude(eeg_uv)])),
+            quality=quality,
+            quality_as_recorded=recorded,
+        )
 
     @property
     def n_epochs(self) -> int:
@@ -154,7 +170,7 @@ def read_recording(
         GDF or Neuroscan (``.cnt``; where MNE cannot tell the width of its samples, export it as EDF). Or
         what MNE has opened already; it is not changed.
     hypnogram : path, optional
-        An EDF+ file whose annotations are the stages (see `sleepstage.stages.ANNOTATION_CODES`), or text
+        An EDF+ file whose annotations are the stages (see `sleepstage.stages.STAGE_TEXTS`), or text
         (``.csv``, ``.tsv``, ``.txt``): a table with the columns onset, duration (in seconds) and stage, or
         one stage a line.
     channel : str
@@ -197,38 +213,39 @@ def read_recording(
         raise ValueError(
             f"gain is {gain!r}, expected a factor such as 1e-6 for microvolts labelled as volts."
         )
-    if not isinstance(psg, mne.io.BaseRaw):
-        psg = Path(psg)
-    raw, notes = open_channel(psg, channel)
-    path = Path(raw.filenames[0] or "unnamed") if raw is psg else psg
-    start = _start(raw)
-    lights_off_s = None if lights_off is None else seconds_to_lights_off(lights_off, start)
-    eeg_uv, quality, done = _read_epochs(raw, channel, path, lights_off_s or 0.0, gain)
-    stages, marked, about_stages = None, np.zeros(len(eeg_uv), dtype=bool), []
+    source = read_channel(psg, channel, gain)
+    begin_s = 0.0 if lights_off is None else _seconds_to_lights_off(lights_off, source.start)
+    eeg_uv = _whole_epochs(source, begin_s)
+    notes = source.notes + _notes_on_signal(source, begin_s, gain, len(eeg_uv))
+    stages, marked = None, np.zeros(len(eeg_uv), dtype=bool)
     if hypnogram is not None:
-        stages, marked, about_stages = align_stages(Path(hypnogram), start, len(eeg_uv), lights_off_s)
+        lights_off_s = None if lights_off is None else begin_s
+        stages, marked, about = align_stages(Path(hypnogram), source.start, len(eeg_uv), lights_off_s)
+        notes += about
     kept = _without_long_wake(stages, len(eeg_uv), wake_margin_min)
-    notes += done + about_stages + _notes_on_epochs(eeg_uv, stages, marked, kept)
-    default_subject, default_recording = _identity(path)
-    begin_s = (lights_off_s or 0.0) + EPOCH_S * kept.start
+    notes += _notes_on_epochs(stages, marked, kept)
+    default_subject, default_recording = _identity(source.path)
     return Recording(
         eeg_uv=eeg_uv[kept],
-        sfreq_hz=SFREQ_HZ,
+        sfreq_hz=source.sfreq_hz,
         stages=None if stages is None else stages[kept],
         subject=default_subject if subject is None else subject,
         recording=default_recording if recording is None else recording,
         channel=channel,
-        # MNE labels the recorder's local clock as UTC.
-        start=None if start is None else start.replace(tzinfo=None) + timedelta(seconds=begin_s),
+        start=source.start
+        and source.start.replace(tzinfo=None) + timedelta(seconds=begin_s + EPOCH_S * kept.start),
         notes=tuple(notes),
-        quality=None if quality is None else quality[kept],
     )
 
 
-def _checked_signal(eeg_uv: np.ndarray, sfreq_hz: float) -> np.ndarray:
+def _checked_signal(eeg_uv: np.ndarray, sfreq_hz: float) -> NDArray[np.float32]:
     eeg_uv = np.asarray(eeg_uv, dtype=np.float32)
-    if not 0 < sfreq_hz < np.inf:
-        raise ValueError(f"sfreq_hz is {sfreq_hz!r}, expected samples a second, 100 for example.")
+    if not MIN_SFREQ_HZ <= sfreq_hz < np.inf:
+        raise ValueError(
+            f"the signal was sampled at {sfreq_hz:g} Hz, expected {SFREQ_HZ:g} Hz or at least "
+            f"{MIN_SFREQ_HZ:g}: the beta band (13-30 Hz) is not in it. Choose another channel or export it "
+            "at a higher rate."
+        )
     n_samples = round(EPOCH_S * sfreq_hz)
     if eeg_uv.ndim != 2 or len(eeg_uv) == 0 or eeg_uv.shape[1] != n_samples:
         raise ValueError(
@@ -238,142 +255,114 @@ def _checked_signal(eeg_uv: np.ndarray, sfreq_hz: float) -> np.ndarray:
     return eeg_uv
 
 
-def _checked_stages(stages: np.ndarray, n_epochs: int) -> np.ndarray:
-    stages = np.asarray(stages)
-    if stages.shape != (n_epochs,):
-        raise ValueError(f"stages has shape {stages.shape}, expected ({n_epochs},): one stage an epoch.")
-    strange = np.setdiff1d(stages, [UNSCORED, *STAGE_CODES.values()])
-    if len(strange):
+def _check_one_an_epoch(name: str, values: np.ndarray, n_epochs: int) -> None:
+    if values.shape != (n_epochs,):
         raise ValueError(
-            f"stages holds {strange.tolist()}, expected codes 0 to {len(STAGES) - 1} for {', '.join(STAGES)} "
-            f"and {UNSCORED} for unscored."
+            f"{name} has shape {values.shape}, expected ({n_epochs},): one for each epoch of eeg_uv. "
+            "Cut both alike, or pass None."
         )
-    return stages.astype(np.int8)
 
 
-def _identity(psg: Path) -> tuple[int | str, str]:
-    """Subject and recording by the file's name."""
-    person = person_in_name(psg.stem)
-    return psg.stem if person is None else person, psg.stem.removesuffix("-PSG")
+def _resampled(eeg_uv: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The epochs at 100 Hz; one that lacks a sample is NaN as a whole."""
+    is_lost = ~np.isfinite(eeg_uv)
+    signal_uv = np.zeros(eeg_uv.size)
+    if (
+        not is_lost.all()
+    ):  # one NaN would become a night of them, and a jump to 0 would ring in its neighbours
+        known = np.flatnonzero(~is_lost)
+        signal_uv = np.interp(np.arange(eeg_uv.size), known, eeg_uv.ravel()[known])
+    at_100_hz = mne.filter.resample(
+        signal_uv, SFREQ_HZ, eeg_uv.shape[1] / EPOCH_S, npad="auto", verbose="error"
+    )
+    epochs = at_100_hz.astype(np.float32).reshape(len(eeg_uv), N_SAMPLES)
+    epochs[is_lost.any(axis=1)] = np.nan
+    return epochs
 
 
-def _start(raw: mne.io.BaseRaw) -> datetime | None:
-    """When the first sample was taken; in MNE's own format that is not where the measurement began."""
-    began = raw.info["meas_date"]
-    return None if began is None else began + timedelta(seconds=raw.first_time)
+def _seconds_to_lights_off(lights_off: str | float, start: datetime | None) -> float:
+    """Seconds from a recording's start to lights-off, the first moment with that time of day."""
+    if isinstance(lights_off, Real) and np.isfinite(lights_off):
+        return float(lights_off)
+    for layout in ("%H:%M:%S", "%H:%M"):
+        try:
+            clock = datetime.strptime(str(lights_off).strip(), layout).time()
+        except ValueError:
+            continue
+        if start is None:
+            raise ValueError(
+                f"lights_off is {lights_off!r}, but the recording's header gives no start; give it in "
+                "seconds from the first sample."
+            )
+        moment = datetime.combine(start.date(), clock, start.tzinfo)
+        return (moment + timedelta(days=moment < start) - start).total_seconds()
+    raise ValueError(
+        f"lights_off is {lights_off!r}, expected a time of day such as '22:31:17', or seconds from the "
+        "recording's first sample."
+    )
 
 
-def _read_epochs(
-    raw: mne.io.BaseRaw, channel: str, path: Path, begin_s: float, gain: float
-) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
-    """Epochs in microvolts (n_epochs, n_samples), their quality if it must be known now, and notes."""
-    sfreq_hz = raw.info["sfreq"]
-    with explaining_damage(path):
-        signal_uv = 1e6 * gain * raw.get_data([channel], verbose="error")[0]
-    signal_uv, notes = lay_by_clock(signal_uv, raw, path)
-    for note in notes:
-        warnings.warn(f"{path}: {note}.", stacklevel=3)
-    _check_begin(len(signal_uv) / sfreq_hz, begin_s, path, _start(raw))
-    if begin_s:
-        notes.append(f"epochs are counted from lights-off; the {begin_s:g} s before it are left out")
-        signal_uv = signal_uv[round(begin_s * sfreq_hz) :]
-    if gain != 1:
-        notes.append(f"the file's values are multiplied by {gain:g}, as asked")
-    if _is_100_hz(sfreq_hz):
-        eeg_uv, quality = _whole_epochs(signal_uv), None
-    else:
-        eeg_uv, quality, note = _resampled(signal_uv, sfreq_hz, path)
-        notes.append(note)
-    left_s = round(len(signal_uv) / sfreq_hz - EPOCH_S * len(eeg_uv), 2)
-    if left_s > 0:
-        notes.append(f"the last {left_s:g} s are no whole epoch and are left out")
-    return eeg_uv, quality, notes
+def _whole_epochs(source: Channel, begin_s: float) -> NDArray[np.float64]:
+    """The epochs after lights-off, (n_epochs, n_samples).
 
-
-def _check_begin(duration_s: float, begin_s: float, path: Path, start: datetime | None) -> None:
-    """Refuse a recording of which less than an epoch is left."""
-    if 0 <= begin_s <= duration_s - EPOCH_S + 1e-6:  # rounding at odd rates
-        return
-    if begin_s == 0:
+    Where 30 s are no whole number of samples, each epoch begins at the sample next to its begin.
+    """
+    duration_s = len(source.signal_uv) / source.sfreq_hz
+    if duration_s < EPOCH_S:
         raise ValueError(
-            f"{path} holds {duration_s:g} s only, expected {EPOCH_S} s (one epoch) or more. "
+            f"{source.path} holds {duration_s:g} s only, expected {EPOCH_S} s (one epoch) or more. "
             "Check that this is the whole recording."
         )
-    raise ValueError(
-        f"lights_off is {begin_s:g} s after the start of {path} ({start}), which holds {duration_s:g} "
-        "s; expected 0 s to one epoch before its end. Check clock and date."
-    )
-
-
-def _whole_epochs(signal_uv: np.ndarray) -> np.ndarray:
-    """Of a signal at 100 Hz, float32 (n_epochs, n_samples)."""
-    n_epochs = len(signal_uv) // N_SAMPLES
-    return signal_uv[: n_epochs * N_SAMPLES].astype(np.float32).reshape(n_epochs, N_SAMPLES)
-
-
-def _resampled(
-    signal_uv: np.ndarray, sfreq_hz: float, path: str | Path
-) -> tuple[np.ndarray, np.ndarray, str]:
-    """Epochs at 100 Hz of a signal at another rate, NaN where one was lost; their quality before; a note."""
-    _check_rate(sfreq_hz, path)
-    finite = np.isfinite(signal_uv)
-    bridged_uv = np.zeros(len(signal_uv))
-    if finite.any():  # one NaN would become a night of them, and a jump to 0 would ring in its neighbours
-        bridged_uv = np.interp(np.arange(len(finite)), np.flatnonzero(finite), signal_uv[finite])
-    eeg_uv = _whole_epochs(mne.filter.resample(bridged_uv, SFREQ_HZ, sfreq_hz, npad="auto", verbose="error"))
-    quality = epoch_quality(_cut_at(signal_uv, len(eeg_uv), EPOCH_S * sfreq_hz))
-    eeg_uv[quality == "nan"] = np.nan
-    return eeg_uv, quality, f"resampled from {sfreq_hz:g} to {SFREQ_HZ:g} Hz"
-
-
-def _cut_at(signal: np.ndarray, n_epochs: int, epoch_samples: float) -> np.ndarray:
-    """Epochs of a signal of which 30 s may be no whole number of samples: (n_epochs, n_samples)."""
-    n_samples = int(epoch_samples)
-    starts = np.minimum(np.rint(epoch_samples * np.arange(n_epochs)).astype(int), len(signal) - n_samples)
-    return np.stack([signal[start : start + n_samples] for start in starts])
-
-
-def _is_100_hz(sfreq_hz: float) -> bool:
-    return bool(np.isclose(sfreq_hz, SFREQ_HZ, rtol=1e-9))
-
-
-def _check_rate(sfreq_hz: float, path: str | Path) -> None:
-    if not MIN_SFREQ_HZ <= sfreq_hz < np.inf:
+    if not 0 <= begin_s <= duration_s - EPOCH_S + 1e-6:  # rounding at odd rates
         raise ValueError(
-            f"{path} was sampled at {sfreq_hz:g} Hz, expected {SFREQ_HZ:g} Hz or at least {MIN_SFREQ_HZ:g}: "
-            "the beta band (13-30 Hz) is not in it. Choose another channel or export it at a higher rate."
+            f"lights_off is {begin_s:g} s after the start of {source.path} ({source.start}), which holds "
+            f"{duration_s:g} s; expected 0 s to one epoch before its end. Check clock and date."
         )
-    lost = f" Nothing above {sfreq_hz / 2:g} Hz is in it." if sfreq_hz < SFREQ_HZ else ""
-    warnings.warn(
-        f"{path} was sampled at {sfreq_hz:g} Hz and is resampled to {SFREQ_HZ:g} Hz.{lost}", stacklevel=5
-    )
+    signal_uv = source.signal_uv[round(begin_s * source.sfreq_hz) :]
+    epoch_samples = EPOCH_S * source.sfreq_hz
+    n_samples, n_epochs = round(epoch_samples), int((len(signal_uv) + 0.5) / epoch_samples)
+    starts = np.rint(epoch_samples * np.arange(n_epochs)).astype(int).clip(max=len(signal_uv) - n_samples)
+    return np.stack([signal_uv[start : start + n_samples] for start in starts])
 
 
-def _notes_on_epochs(
-    eeg_uv: np.ndarray, stages: np.ndarray | None, marked: np.ndarray, kept: slice
-) -> list[str]:
-    """What was cut, what has no stage, and what lies under the signal."""
-    after = len(eeg_uv) - kept.stop
+def _notes_on_signal(source: Channel, begin_s: float, gain: float, n_epochs: int) -> list[str]:
     notes = []
-    if kept.start or after:
-        notes.append(f"{kept.start} epochs before the night and {after} after it are left out")
+    if begin_s:
+        notes.append(f"epochs are counted from lights-off; the {begin_s:g} s before it are left out")
+    if gain != 1:
+        notes.append(f"the file's values are multiplied by {gain:g}, as asked")
+    left_s = round(len(source.signal_uv) / source.sfreq_hz - begin_s - EPOCH_S * n_epochs, 2)
+    if left_s > 0:
+        notes.append(f"the last {left_s:g} s are no whole epoch and are left out")
+    return notes
+
+
+def _notes_on_epochs(stages: NDArray[np.int8] | None, marked: NDArray[np.bool_], kept: slice) -> list[str]:
+    """What was cut, and what has no stage."""
+    after = len(marked) - kept.stop
     n_marked = np.count_nonzero(marked[kept])
     n_outside = 0 if stages is None else np.count_nonzero(stages[kept] == UNSCORED) - n_marked
-    if n_marked:
-        notes.append(f"{n_marked} epochs are movement time or '?': kept as -1")
-    if n_outside:
-        notes.append(f"{n_outside} epochs are not in the hypnogram: kept as -1")
-    about_values = (amplitude_note(eeg_uv[kept]), offset_note(eeg_uv[kept]))
-    return notes + [note for note in about_values if note]
+    notes = {
+        f"{kept.start} epochs before the night and {after} after it are left out": kept.start + after,
+        f"{n_marked} epochs are movement time or '?': kept as -1": n_marked,
+        f"{n_outside} epochs are not in the hypnogram: kept as -1": n_outside,
+    }
+    return [note for note, count in notes.items() if count]
 
 
-def _without_long_wake(stages: np.ndarray | None, n_epochs: int, margin_min: float | None) -> slice:
+def _without_long_wake(stages: NDArray[np.int8] | None, n_epochs: int, margin_min: float | None) -> slice:
     """The epochs from `margin_min` before the first to `margin_min` after the last epoch of sleep."""
     sleep = np.array([]) if stages is None else np.flatnonzero(stages > STAGE_CODES["W"])
     if margin_min is None or len(sleep) == 0:
         return slice(0, n_epochs)
     margin = int(margin_min * 60 // EPOCH_S)
     return slice(max(0, int(sleep[0]) - margin), min(n_epochs, int(sleep[-1]) + 1 + margin))
+
+
+def _identity(psg: Path) -> tuple[int | str, str]:
+    """Subject and recording by the file's name."""
+    person = person_in_name(psg.stem)
+    return psg.stem if person is None else person, psg.stem.removesuffix("-PSG")
 
 
 # Sleep-EDF's SC4ssNE0: ss is the person, N the night, E0 the equipment; ST7ssNJ0 is the same of other people.
@@ -424,15 +413,10 @@ def person_in_name(recording: str) -> int | str | None:
 
 def _complete_file(name: str, n_bytes: int) -> Path:
     path = DATA_DIR / name
-    if not path.is_file():
+    found = path.stat().st_size if path.is_file() else 0
+    if found != n_bytes:
         raise FileNotFoundError(
-            f"The shipped night is incomplete: there is no {path}, expected a file of {n_bytes:,} bytes. "
-            "Install the package again (`pip install --force-reinstall --no-deps sleepstage`, "
-            "or `git checkout` of that file in a clone)."
-        )
-    if path.stat().st_size != n_bytes:
-        raise FileNotFoundError(
-            f"The shipped night is damaged: {path} has {path.stat().st_size:,} bytes, expected {n_bytes:,}. "
-            "Delete it and install the package again, or `git checkout` that file in a clone."
+            f"The shipped night is incomplete: {path} has {found:,} bytes, expected {n_bytes:,}. Install the "
+            "package again (`pip install --force-reinstall --no-deps sleepstage`), or `git checkout` it."
         )
     return path

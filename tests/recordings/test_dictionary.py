@@ -1,4 +1,4 @@
-"""Pickles of arrays are read whatever wrote them; one that would run code is refused before it does."""
+"""Nights as dictionaries: what comes back, and pickles that would run code, refused before they do."""
 
 import builtins
 import copyreg
@@ -10,11 +10,14 @@ import pickle
 import re
 import subprocess
 import timeit
+from datetime import datetime
 
 import numpy as np
 import pytest
 
-from sleepstage.recordings.dictionary import _ArrayUnpickler, load_dictionary
+from sleepstage.recordings import dictionary
+from sleepstage.recordings.dictionary import load_dictionary, save_dictionary
+from sleepstage.recordings.recording import Recording
 
 SIGNALS = np.arange(6000.0).reshape(2, 3000)
 
@@ -60,6 +63,83 @@ def test_what_numpy_1_and_numpy_2_wrote_is_read(tmp_path, core):
 def test_arrays_of_any_layout_and_plain_lists_are_read(tmp_path, signals, protocol):
     path = written(tmp_path, {"EEG_signals": signals, "labels": [0, 1]}, protocol)
     np.testing.assert_array_equal(load_dictionary(path).eeg_uv, np.asarray(signals, np.float32))
+
+
+def short_night(**changes):
+    about = {"subject": 3, "recording": "SC4031E0", "channel": "EEG Fpz-Cz"}
+    eeg_uv = np.random.default_rng(0).normal(size=(4, 3000)).astype(np.float32)
+    start = datetime(1989, 4, 24, 16, 13)
+    fields = {"eeg_uv": eeg_uv, "sfreq_hz": 100.0, "stages": [0, 2, 4, -1], "start": start, **about}
+    return Recording(**fields | changes)
+
+
+def test_npz_keeps_the_whole_night(tmp_path):
+    night = short_night()
+    loaded = load_dictionary(save_dictionary(night, tmp_path / "night.npz"))
+    for name in ("eeg_uv", "stages"):
+        np.testing.assert_array_equal(getattr(loaded, name), getattr(night, name))
+    for name in ("sfreq_hz", "subject", "recording", "channel", "start"):
+        assert getattr(loaded, name) == getattr(night, name)
+    with np.load(tmp_path / "night.npz", allow_pickle=False) as file:
+        assert {"EEG_signals", "labels"} < set(file.files)
+
+
+def test_pkl_holds_the_two_arrays_and_what_it_lacks_can_be_said(tmp_path):
+    night = short_night(subject="x", start=None)
+    path = save_dictionary(night, tmp_path / "someone.pkl")
+    content = pickle.loads(path.read_bytes())
+    assert set(content) == {"EEG_signals", "labels"}
+    np.testing.assert_array_equal(content["EEG_signals"], night.eeg_uv)
+    loaded = load_dictionary(path, subject=3, channel="EEG Fpz-Cz")
+    np.testing.assert_array_equal(loaded.eeg_uv, night.eeg_uv)
+    assert loaded.stages.tolist() == [0, 2, 4, -1]
+    assert (loaded.subject, loaded.recording, loaded.channel) == (3, "someone", "EEG Fpz-Cz")
+    assert load_dictionary(path).sfreq_hz == 100
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"EEG_signals": np.zeros((2, 3000))}, r"holds \['EEG_signals'\], expected"),
+        ([np.zeros((2, 3000)), np.zeros(2)], "holds list, expected"),
+        ({"EEG_signals": np.zeros((2, 3000)), "labels": [0, 5]}, "^5 is not a stage code"),
+        ({"EEG_signals": np.zeros((2, 3000)), "labels": [0, np.nan]}, "^nan is not a stage code"),
+        ({"EEG_signals": np.zeros((2, 3000)), "labels": ["W", "N1"]}, "labels is of type <U2"),
+        ({"EEG_signals": np.zeros((2, 3000)), "labels": [0, 1, 2]}, r"shape \(3,\)"),
+        ({"EEG_signals": np.zeros((2, 2000)), "labels": [0, 1]}, r"\(2, 2000\), expected .*3000"),
+        ({"EEG_signals": {"a": 1}, "labels": [0, 1]}, "EEG_signals is of type object"),
+    ],
+)
+def test_a_dictionary_that_does_not_fit_is_refused(tmp_path, content, message):
+    path = tmp_path / "night.pkl"
+    path.write_bytes(pickle.dumps(content))
+    with pytest.raises(ValueError, match=message):
+        load_dictionary(path)
+
+
+def test_other_endings_missing_stages_and_missing_files_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="'.csv', expected .npz"):
+        save_dictionary(short_night(), tmp_path / "night.csv")
+    with pytest.raises(ValueError, match="SC4031E0 has no stages"):
+        save_dictionary(short_night(stages=None), tmp_path / "night.npz")
+    for name in ("night.npz", "night.pkl"):
+        with pytest.raises(FileNotFoundError, match=name):
+            load_dictionary(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("factor", "cause"),
+    [(1e-6, "volts were stored as if they were microvolts"), (1e3, "median peak-to-peak.*factor 1e-3")],
+)
+def test_a_dictionary_in_another_unit_is_refused(tmp_path, factor, cause):
+    eeg_uv = short_night().eeg_uv
+    loud = eeg_uv / np.ptp(eeg_uv) * 100 * factor
+    np.savez(tmp_path / "night.npz", EEG_signals=loud, labels=[0, 2, 4, -1])
+    with pytest.raises(ValueError, match=cause):
+        load_dictionary(tmp_path / "night.npz")
+
+
+# Pickles that would run code
 
 
 class Calls:
@@ -145,12 +225,12 @@ def registered():
 @pytest.mark.parametrize("name", list(opcodes("")))
 def test_opcodes_written_by_hand_are_refused_and_change_nothing(tmp_path, name, registered):
     marker = tmp_path / "marker"
-    stand_ins = {key: vars(thing).copy() for key, thing in _ArrayUnpickler.STAND_INS.items()}
-    defaults = {key: getattr(thing, "__defaults__", None) for key, thing in _ArrayUnpickler.STAND_INS.items()}
+    stand_ins = {key: vars(thing).copy() for key, thing in dictionary._STAND_INS.items()}
+    defaults = {key: getattr(thing, "__defaults__", None) for key, thing in dictionary._STAND_INS.items()}
     with pytest.raises(ValueError, match="night.pkl (is not a readable pickle of arrays|holds)"):
         load_dictionary(written(tmp_path, opcodes(marker)[name]))
     assert not marker.exists()
-    for key, thing in _ArrayUnpickler.STAND_INS.items():
+    for key, thing in dictionary._STAND_INS.items():
         assert vars(thing) == stand_ins[key] and getattr(thing, "__defaults__", None) == defaults[key]
 
 

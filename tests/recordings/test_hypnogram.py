@@ -79,7 +79,7 @@ def test_one_stage_more_than_whole_epochs_is_the_last_one_cut_short(tmp_path):
         ("onset,duration\n0,30\n", "the columns onset, duration, stage \\(stage missing\\)"),
         ("onset,duration,stage\n0,30,N2\n30,30\n", "line 3: expected 3 cells"),
         ("onset,duration,stage\n22:00,30,N2\n", "must be seconds, with a decimal point"),
-        ("onset,duration,stage\n0,nan,N2\n", "not finite"),
+        ("onset,duration,stage\n0,nan,N2\n", "lasts nan s, which no night does"),
         ("onset,duration,stage\n0,30,N4\n", "stage 1: 'N4' is no known stage"),
         ("onset,duration,stage\n0,60,N2\n30,30,N2\n", "annotation 1 begins at epoch 1, expected 2"),
         ("onset,duration,stage\n0,20,W\n20,20,N1\n", "Epochs of 20 s cannot be laid"),

@@ -20,7 +20,9 @@ def test_demo_paths_are_the_two_shipped_files():
 
 def test_missing_package_data_is_explained(tmp_path, monkeypatch):
     monkeypatch.setattr(download, "DATA_DIR", tmp_path)
-    with pytest.raises(FileNotFoundError, match="no .*SC4001E0-PSG.edf, expected a file of 10,092,768 bytes"):
+    with pytest.raises(
+        FileNotFoundError, match="incomplete: .*SC4001E0-PSG.edf has 0 bytes, expected 10,092,768"
+    ):
         download.demo_paths()
 
 
