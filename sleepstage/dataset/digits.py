@@ -87,9 +87,14 @@ class Digit:
 
     def values(self, table: pd.DataFrame) -> np.ndarray:
         """Give the column's values (n_epochs,), NaN where they are missing or not finite."""
-        values = _column(table, self.column.split("/")[0])
-        for name in self.column.split("/")[1:]:
-            divisor = _column(table, name)
+        names = self.column.split("/")
+        if missing := [name for name in names if name not in table]:
+            raise ValueError(
+                f"the table has no column {missing[0]!r}, which the prompt needs. It has: "
+                f"{', '.join(feature_columns(table))}."
+            )
+        values, *divisors = table[names].to_numpy(np.float64).T
+        for divisor in divisors:
             values = np.divide(values, divisor, out=np.full_like(values, np.nan), where=divisor != 0)
         return np.where(np.isfinite(values), values, np.nan)
 
@@ -315,22 +320,12 @@ def epoch_in_words(row: pd.Series, columns: Sequence[str]) -> str:
     ValueError
         If a column is no feature that :func:`sleepstage.describe_features` knows.
     """
-    about = describe_features(columns)
+    about = describe_features(columns)[["meaning", "unit"]]
     facts = [
-        f"{meaning}: {row[name]:.3g} {unit}".removesuffix(" 1")
-        for name, meaning, unit in zip(about.index, about["meaning"], about["unit"], strict=True)
+        f"{meaning}: {row[name]:.3g} {unit}".removesuffix(" 1") for name, meaning, unit in about.itertuples()
     ]
     return (
         "Thirty seconds of sleep EEG have these features.\n"
         + "\n".join(facts)
         + f"\nThe sleep stage, one of {', '.join(STAGES)}, is:"
     )
-
-
-def _column(table: pd.DataFrame, name: str) -> np.ndarray:
-    if name not in table:
-        raise ValueError(
-            f"the table has no column {name!r}, which the prompt needs. It has: "
-            f"{', '.join(feature_columns(table))}."
-        )
-    return table[name].to_numpy(np.float64)

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import joblib
 import pandas as pd
 from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
-from ..features.catalogue import DEFINITIONS_VERSION
 from ..features.extract import extract_features
 from ..recordings.recording import read_recording
-from .table import collect, drop_unscored, load_table, save_table
+from .table import collect, drop_unscored, kept_table
 
 log = logging.getLogger(__name__)
 
@@ -82,45 +81,31 @@ def folder_table(
             f"no file in {folder.resolve()} fits {psg!r}; its first files are "
             f"{[path.relative_to(folder).as_posix() for path in _files(folder)][:3]}"
         )
-    jobs = (delayed(_one_night)(folder, path, names, hypnogram, tables, settings) for path, names in found)
-    results = Parallel(return_as="generator")(jobs)
+
+    def read_night(path: Path, names: dict[str, str]) -> pd.DataFrame | str:
+        """Give a night's table, kept or made, or say why there is none."""
+        try:
+            scored = None if hypnogram is None else _hypnogram_of(folder, path, names, hypnogram)
+            files = [(file.as_posix(), file.stat().st_size, file.stat().st_mtime_ns)
+                     for file in (path, scored) if file]  # fmt: skip
+            kept = tables / f"{path.stem}-{joblib.hash((files, names, settings))[:12]}.npz"
+            return kept_table(
+                kept, lambda: extract_features(read_recording(path, scored, **names, **settings))
+            )
+        except (ValueError, OSError) as error:
+            return str(error)
+
+    results = Parallel(return_as="generator")(delayed(read_night)(*night) for night in found)
     results = tqdm(results, "reading", len(found), unit="night")
-    done = {path: result for (path, _), result in zip(found, results, strict=True)}
-    reasons = {str(path): result for path, result in done.items() if isinstance(result, str)}
+    done = {str(path): result for (path, _), result in zip(found, results, strict=True)}
+    reasons = {path: result for path, result in done.items() if isinstance(result, str)}
     failed = pd.Series(reasons, name="reason", dtype=object)
     for path, reason in failed.items():
         log.warning("left out: %s: %s", path, reason)
     if len(failed) == len(found):
         raise ValueError(f"none of {len(found)} recordings could be read; the first: {failed.iloc[0]}")
-    table = collect([load_table(path) for path in done.values() if isinstance(path, Path)])
+    table = collect(result for result in done.values() if not isinstance(result, str))
     return table if keep_unscored else drop_unscored(table), failed
-
-
-def _one_night(
-    folder: Path,
-    path: Path,
-    names: dict[str, str],
-    hypnogram: str | None,
-    tables: Path,
-    settings: dict[str, Any],
-) -> Path | str:
-    """Write a night's table and give its path, or say why there is none."""
-    try:
-        scored = None if hypnogram is None else _hypnogram_of(folder, path, names, hypnogram)
-        table = tables / f"{path.stem}-{_identity(path, scored, names, sorted(settings.items()))}.npz"
-        if not table.is_file():
-            night = read_recording(path, scored, **names, **settings)
-            save_table(extract_features(night), table)
-    except (ValueError, OSError) as error:
-        return str(error)
-    return table
-
-
-def _identity(path: Path, scored: Path | None, *settings: object) -> str:
-    """Tell versions of a night apart: the files' sizes and times of change, and what is done to them."""
-    stats = [(file, file.stat()) for file in (path, scored) if file]
-    files = [(file.as_posix(), stat.st_size, stat.st_mtime_ns) for file, stat in stats]
-    return hashlib.sha256(repr((files, settings, DEFINITIONS_VERSION)).encode()).hexdigest()[:12]
 
 
 def _hypnogram_of(folder: Path, path: Path, names: dict[str, str], pattern: str) -> Path:

@@ -1,4 +1,4 @@
-"""Which nights the notebooks work on: one word, or one path, for every source that the package reads."""
+"""Where the notebooks' nights come from: one word, or one path, for every source that the package reads."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from ..features.extract import extract_features
 from ..recordings.recording import load_demo
 from .contest import read_contest
 from .sleep_edf import sleep_edf_table
-from .table import drop_unscored, load_table, save_table
-
-TEN_PEOPLE = range(10)
+from .table import drop_unscored, kept_table, load_table
 
 
 def open_table(source: str | Path, folder: str | Path) -> pd.DataFrame:
@@ -25,7 +23,7 @@ def open_table(source: str | Path, folder: str | Path) -> pd.DataFrame:
         to download once; or a path: a feature table (``.npz``) of your own or of
         :func:`sleepstage.folder_table`, or the contest's folder with the folders 0 to 4.
     folder : str or Path
-        Where the night's table (``features.npz``), or what was downloaded, is kept for the next call.
+        Where the shipped night's table (``features.npz``), or what was downloaded, is kept for the next call.
 
     Returns
     -------
@@ -42,26 +40,21 @@ def open_table(source: str | Path, folder: str | Path) -> pd.DataFrame:
         If a download fails.
     """
     folder = Path(folder)
+    if source == "night":
+        return kept_table(folder / "features.npz", lambda: extract_features(load_demo()))
     if source == "sleep-edf":
-        return sleep_edf_table(TEN_PEOPLE, folder=folder, keep_unscored=False)
-    if source != "night":
-        source = Path(source)
-        return drop_unscored(load_table(source) if source.suffix == ".npz" else _contest(source))
-    kept = folder / "features.npz"
-    if not kept.exists():
-        save_table(extract_features(load_demo()), kept)
-    return load_table(kept)
-
-
-def _contest(folder: Path) -> pd.DataFrame:
-    if not folder.is_dir():
+        return sleep_edf_table(range(10), folder=folder, keep_unscored=False)
+    path = Path(source)
+    if path.suffix == ".npz":
+        return drop_unscored(load_table(path))
+    if not path.is_dir():
         raise FileNotFoundError(
-            f"there is no {folder}; expected 'night', 'sleep-edf', a feature table (.npz), or the contest's "
+            f"there is no {path}; expected 'night', 'sleep-edf', a feature table (.npz), or the contest's "
             "folder (fetch_contest gets it)"
         )
-    if not any(folder.glob("[0-4]/*.npy")):
+    if not any(path.glob("[0-4]/*.npy")):
         raise ValueError(
-            f"{folder} has no folders 0 to 4 as the contest's has. folder_table makes a table of a folder of "
+            f"{path} has no folders 0 to 4 as the contest's has. folder_table makes a table of a folder of "
             "recordings; save it with save_table and name that file"
         )
-    return read_contest(folder)
+    return drop_unscored(read_contest(path))

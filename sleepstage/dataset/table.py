@@ -28,7 +28,7 @@ from ..features.catalogue import (
 from ..features.spectral import rfft_rest
 from ..files import as_numbers, check_exists, read_npz, write_npz, write_whole
 from ..recordings.recording import person_in_name
-from ..stages import STAGES, UNSCORED
+from ..stages import STAGES, UNSCORED, stage_codes
 
 log = logging.getLogger(__name__)
 
@@ -75,9 +75,7 @@ def check_table(table: pd.DataFrame) -> None:
     check_index(table.index)
     if "stage" not in table:
         raise ValueError("the table has no column 'stage'; expected stage codes, -1 where unscored")
-    unknown = sorted(set(table["stage"].unique().tolist()) - {UNSCORED, *range(len(STAGES))})
-    if unknown:
-        raise ValueError(f"stage codes {unknown} are not known; expected 0–4 ({', '.join(STAGES)}) or -1")
+    stage_codes(table["stage"])
 
 
 def consecutive_runs(table: pd.DataFrame) -> list[slice]:
@@ -270,9 +268,7 @@ def collect(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
             odd = sorted(set(table.columns) ^ set(tables[0].columns)) or "their order"
             raise ValueError(f"the tables do not have the same columns; these differ: {odd}")
     joined = pd.concat(tables)
-    twice = joined.index[joined.index.duplicated()].droplevel("epoch").unique()
-    if len(twice):
-        raise ValueError(f"recordings given twice: {[*map(describe_night, twice)]}. Pass each night once.")
+    check_index(joined.index)
     check_people(joined)
     return joined
 

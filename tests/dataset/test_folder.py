@@ -77,6 +77,15 @@ def test_a_changed_recording_is_read_again(folder, tmp_path):
     assert changed["stage"].value_counts()[2] == 100
 
 
+def test_a_damaged_kept_table_is_made_anew(folder, tmp_path, caplog):
+    found, _ = ss.folder_table(folder, PSG, EVENTS, tmp_path / "tables")
+    kept = sorted((tmp_path / "tables").glob("*.npz"))[1]
+    kept.write_bytes(kept.read_bytes()[:1000])
+    again, failed = ss.folder_table(folder, PSG, EVENTS, tmp_path / "tables")
+    pd.testing.assert_frame_equal(again, found)
+    assert failed.empty and kept.name in caplog.text
+
+
 def test_patterns_that_fit_nothing_or_name_something_else_are_refused(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="fits 'rec-.*its first files are .'sub-01/ses-a/eeg/"):
         ss.folder_table(folder, "rec-{recording}.edf", tables=tmp_path / "tables")

@@ -55,6 +55,14 @@ def test_a_change_of_definitions_is_noticed_and_the_nights_are_read_again(tmp_pa
     assert len(read_again) == 1
 
 
+def test_a_damaged_kept_table_is_made_anew(tmp_path, table):
+    put_files(tmp_path / "age", "SC4001E")
+    kept = tmp_path / "age" / "subject00-night1-wake30-definitions1.npz"
+    kept.write_bytes(b"half a table")
+    night = sleep_edf_table([0], nights=[1], folder=tmp_path)
+    pd.testing.assert_frame_equal(night, table, check_dtype=False, rtol=1e-5)
+
+
 def test_epochs_without_a_stage_are_kept_or_left_out_by_choice_and_counted(tmp_path, table, caplog):
     place = put_files(tmp_path / "age", "SC4001E").parent
     hypnogram = next(place.glob("*Hypnogram.edf"))

@@ -5,7 +5,6 @@ import pytest
 
 import sleepstage as ss
 from sleepstage.dataset import sources
-from sleepstage.dataset.splits import check_no_leakage
 
 
 def test_the_shipped_night_is_computed_once(table, tmp_path, monkeypatch):
@@ -43,6 +42,12 @@ def test_a_contest_folder_is_read_and_leaves_the_nights_table_alone(table, tmp_p
     assert ss.open_table(folder, kept).index.unique("subject").tolist() == ["00", "01"]
 
 
+def test_a_damaged_table_of_the_night_is_computed_anew(table, tmp_path, caplog):
+    (tmp_path / "features.npz").write_bytes(b"half a table")
+    assert ss.open_table("night", tmp_path).index.equals(table.index)
+    assert "features.npz" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
@@ -56,21 +61,3 @@ def test_a_folder_that_is_no_source_is_named_with_the_way_to_go_on(make, error, 
     with pytest.raises(error, match=message):
         ss.open_table(tmp_path / "mine", tmp_path / "kept")
     assert not (tmp_path / "kept").exists()
-
-
-def test_several_people_are_split_by_subject_and_one_night_by_blocks(table):
-    assert ss.split_table(table).equals(ss.split_blocks(table))
-    few = table.iloc[:30]
-    index = [(f"S{k // 3}", f"R{k // 3}", k % 3) for k in range(30)]
-    split = ss.split_table(few.set_index(few.index.from_tuples(index, names=few.index.names)))
-    people = {side: split.index[split == side].unique("subject") for side in ("train", "test")}
-    assert [len(people["train"]), len(people["test"])] == [8, 2]
-    check_no_leakage(people["train"], people["test"])
-
-
-def test_two_nights_of_one_person_are_both_split_by_blocks(table):
-    second = table.rename(index={"SC4001E0": "SC4002E0"}, level="recording")
-    split = ss.split_table(ss.collect([table, second.iloc[:600].assign(std_uv=0.0)]))
-    assert split.index.get_level_values("recording").value_counts().to_list() == [len(table), 600]
-    assert split.xs("SC4001E0", level="recording").tolist() == ss.split_blocks(table).tolist()
-    assert split.xs("SC4002E0", level="recording").tolist() == ss.split_blocks(second.iloc[:600]).tolist()

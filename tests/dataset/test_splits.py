@@ -1,12 +1,10 @@
 """Splits leak nothing: neither a person, nor a neighbouring epoch, nor the place in the file."""
 
 import zlib
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-from mne.filter import resample
 
 import sleepstage as ss
 from sleepstage.dataset.splits import (
@@ -117,7 +115,7 @@ def test_recut_tells_nights_of_one_name_apart():
     assert lengths[1] != lengths[2] and (lengths >= 80).all()
 
 
-def test_random_pieces_are_runs_of_two_to_six_hours_of_about_that_share_of_nights():
+def test_partial_nights_are_runs_of_two_to_six_hours_of_about_that_share_of_nights():
     table = collect([night_table(subject, f"n{subject}", range(1000)) for subject in range(60)])
     kept = partial_nights(table, np.random.default_rng(0), share=0.5)
     lengths = kept.groupby(level="subject").size()
@@ -133,59 +131,9 @@ def test_a_night_shorter_than_its_piece_stays_whole():
     pd.testing.assert_frame_equal(partial_nights(table, np.random.default_rng(0), share=1.0), table)
 
 
-def two_nights(table, *names):
-    """The shipped night under other names; the second one's features are moved a little."""
-    return [
-        (table + 1e-3 * i).assign(stage=table["stage"]).set_axis(
-            pd.MultiIndex.from_product([[s], [r], range(len(table))], names=table.index.names)
-        )
-        for i, (s, r) in enumerate(names)
-    ]  # fmt: skip
-
-
-def test_one_recording_under_two_names_is_refused_even_if_it_was_cut_otherwise(table):
-    numbers = table.drop(columns="quality")
-    one, _ = two_nights(numbers, (1, "a"), (2, "b"))
-    other = one.iloc[100:600].rename(index={1: 2}, level=0).rename(index={"a": "copy"}, level=1)
-    with pytest.raises(ValueError, match=r"a \(subject 1\) and copy \(subject 2\) share 500 epochs"):
-        collect([one, other])
-
-
-def test_one_recording_under_another_gain_polarity_and_rate_is_refused(table):
-    night = ss.load_demo()
-    upsampled = resample(night.eeg_uv.ravel().astype(float), up=128, down=100)
-    signal_uv = -1.5 * resample(upsampled, up=100, down=128)[: night.eeg_uv.size]
-    copy = replace(night, eeg_uv=signal_uv.reshape(night.eeg_uv.shape), subject=7, recording="copy")
-    with pytest.raises(ValueError, match=r"SC4001E0 \(subject 0\) and copy .* take the same course"):
-        collect([table, ss.extract_features(copy)])
-
-
-def test_short_pieces_of_one_course_are_no_proof(table):
-    numbers = table.drop(columns="quality")
-    one, other = two_nights(numbers.iloc[:59], (1, "a"), (2, "b"))
-    assert len(collect([one, other])) == 118
-    one, other = two_nights(numbers.iloc[:60], (1, "a"), (2, "b"))
-    with pytest.raises(ValueError, match="take the same course"):
-        collect([one, other])
-
-
-def test_two_nights_of_a_person_under_two_subjects_are_refused(table):
-    numbers = table.drop(columns="quality")
-    nights = two_nights(numbers, (1, "SC4011E0"), (99, "SC4012E0"))
-    with pytest.raises(ValueError, match=r"SC4011E0 \(subject 1\) and SC4012E0 \(subject 99\) are two"):
-        collect(nights)
-
-
-def test_two_nights_of_a_person_by_the_names_of_bids_are_refused_too(table):
-    nights = two_nights(table.drop(columns="quality"), ("a", "sub-7_ses-1_eeg"), ("b", "sub-7_ses-2_eeg"))
-    with pytest.raises(ValueError, match=r"sub-7_ses-1_eeg \(subject a\) and sub-7_ses-2_eeg \(subject b\)"):
-        collect(nights)
-
-
-def test_a_table_that_was_never_joined_here_is_checked_before_it_is_split(table):
-    nights = two_nights(table.drop(columns="quality"), (1, "SC4011E0"), (99, "SC4012E0"))
+def test_a_person_under_two_names_is_found_before_a_split():
     with pytest.raises(ValueError, match="are two nights of one person"):
-        split_subjects(pd.concat(nights))
+        split_subjects(pd.concat([night_table(1, "SC4011E0"), night_table(99, "SC4012E0")]))
 
 
 def test_a_recordings_name_in_a_persons_place_hides_nobody():
@@ -196,8 +144,19 @@ def test_a_recordings_name_in_a_persons_place_hides_nobody():
         check_no_leakage(["ST7011J0-PSG"], ["ST7012J0"])
 
 
-def test_different_nights_of_different_people_are_joined(table):
-    numbers = table.drop(columns="quality")
-    nights = two_nights(numbers, (1, "SC4011E0"), (2, "SC4021E0"))
-    nights[1].iloc[:] = nights[1].to_numpy()[::-1]
-    assert len(collect(nights)) == 2 * len(table)
+def test_several_people_are_split_by_subject_and_one_night_by_blocks(table):
+    assert ss.split_table(table).equals(ss.split_blocks(table))
+    few = table.iloc[:30]
+    index = [(f"S{k // 3}", f"R{k // 3}", k % 3) for k in range(30)]
+    split = ss.split_table(few.set_index(few.index.from_tuples(index, names=few.index.names)))
+    people = {side: split.index[split == side].unique("subject") for side in ("train", "test")}
+    assert [len(people["train"]), len(people["test"])] == [8, 2]
+    check_no_leakage(people["train"], people["test"])
+
+
+def test_two_nights_of_one_person_are_both_split_by_blocks(table):
+    second = table.rename(index={"SC4001E0": "SC4002E0"}, level="recording")
+    split = ss.split_table(ss.collect([table, second.iloc[:600].assign(std_uv=0.0)]))
+    assert split.index.get_level_values("recording").value_counts().to_list() == [len(table), 600]
+    assert split.xs("SC4001E0", level="recording").tolist() == ss.split_blocks(table).tolist()
+    assert split.xs("SC4002E0", level="recording").tolist() == ss.split_blocks(second.iloc[:600]).tolist()

@@ -1,22 +1,30 @@
-"""Tables on disk come back as they were; strange files are refused."""
+"""Tables on disk come back as they were; strange files, and one person under two names, are refused."""
 
 import os
 import sys
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+from mne.filter import resample
+from scipy.stats import rankdata
 
+import sleepstage as ss
 from sleepstage.dataset import table as dataset
 from sleepstage.dataset.table import (
+    check_index,
     collect,
+    consecutive_runs,
     data_fingerprint,
     describe_nights,
     drop_unscored,
     export_table,
+    kept_table,
     load_table,
     save_table,
+    share_within_night,
 )
 
 KEYS = {"features", "feature_names", "stage", "subject", "recording", "epoch"}
@@ -128,10 +136,10 @@ def test_a_missing_key_is_named(tmp_path, key):
         ("quality", np.array(["ok"]), r"'quality': \(1,\)"),
         ("stage", np.int8(0), r"'stage': \(\)"),
         ("stage", np.zeros((6, 1), np.int8), r"'stage': \(6, 1\)"),
-        ("stage", np.array([0, 1, 2, 3, 4, 5]), r"stage codes \[5\]"),
-        ("stage", np.array([0, 1, 2, 3, 4, 256]), r"stage codes \[256\]"),
-        ("stage", np.array([0, 1, 2, 3, 4, 0.5]), r"stage codes \[0.5\]"),
-        ("stage", np.array([0, 1, 2, 3, 4, np.nan]), r"stage codes \[nan\]"),
+        ("stage", np.array([0, 1, 2, 3, 4, 5]), "5 is not a stage code"),
+        ("stage", np.array([0, 1, 2, 3, 4, 256]), "256 is not a stage code"),
+        ("stage", np.array([0, 1, 2, 3, 4, 0.5]), "0.5 is not a stage code"),
+        ("stage", np.array([0, 1, 2, 3, 4, np.nan]), "nan is not a stage code"),
         ("recording", np.array(["A", None] * 3, dtype=object), "not a complete .npz file of plain arrays"),
     ],
 )
@@ -181,7 +189,7 @@ def test_a_table_that_breaks_the_contract_is_not_written(tmp_path):
         save_table(small_table().reset_index(drop=True), tmp_path / "t.npz")
     with pytest.raises(ValueError, match="no column 'stage'"):
         save_table(small_table().drop(columns="stage"), tmp_path / "t.npz")
-    with pytest.raises(ValueError, match=r"stage codes \[9\]"):
+    with pytest.raises(ValueError, match="9 is not a stage code"):
         save_table(small_table().assign(stage=9), tmp_path / "t.npz")
     assert not (tmp_path / "t.npz").exists()
 
@@ -217,7 +225,7 @@ def test_collect_joins_nights_in_their_order():
 def test_collect_refuses_what_does_not_join():
     with pytest.raises(ValueError, match=r"these differ: \['extra'\]"):
         collect([small_table(1), small_table(2).assign(extra=0.0)])
-    with pytest.raises(ValueError, match=r"given twice: \['A \(subject 1\)', 'B \(subject 2\)'\]"):
+    with pytest.raises(ValueError, match=r"A \(subject 1\) occurs more than once"):
         collect([small_table(1, "A"), small_table(2, "B"), small_table(1, "A"), small_table(2, "B")])
     with pytest.raises(ValueError, match="got no table"):
         collect([])
@@ -250,3 +258,142 @@ def test_other_endings_and_a_missing_pyarrow_are_named(tmp_path, monkeypatch):
     with pytest.raises(ImportError, match="install.* pyarrow"):
         export_table(small_table(), tmp_path / "table.parquet")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_export_leaves_the_old_file(tmp_path, monkeypatch):
+    path = export_table(small_table(), tmp_path / "t.csv")
+    before = path.read_bytes()
+
+    def interrupted(self, file):
+        file.write(b"half a file")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export_table(small_table(2), path)
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["t.csv"]
+
+
+# ---------------------------------------------------------------- tables that are kept
+
+
+def test_a_table_is_made_once_and_then_read(tmp_path):
+    made = kept_table(tmp_path / "new" / "t.npz", small_table)
+    again = kept_table(tmp_path / "new" / "t.npz", lambda: pytest.fail("it was made again"))
+    pd.testing.assert_frame_equal(again, made)
+    np.testing.assert_allclose(made["std_uv"], small_table()["std_uv"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("damage", ["cut off", "other definitions", "no table"])
+def test_a_kept_table_that_cannot_be_used_is_made_anew_and_the_old_file_stays(
+    damage, tmp_path, monkeypatch, caplog
+):
+    path = save_table(small_table(2), tmp_path / "t.npz")
+    if damage == "cut off":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif damage == "no table":
+        np.savez(path, x=np.zeros(3))
+    else:
+        monkeypatch.setattr(dataset, "DEFINITIONS_VERSION", 2)
+    old = path.read_bytes()
+    made = kept_table(path, small_table)
+    assert made.index.unique("subject").tolist() == [1]
+    assert "t.npz" in caplog.text and "made anew" in caplog.text
+    assert (tmp_path / "t.npz.old").read_bytes() == old
+    pd.testing.assert_frame_equal(load_table(path), made)
+
+
+# ---------------------------------------------------------------- the nights of a table
+
+
+def test_one_recording_is_asked_for_where_a_night_is_needed():
+    check_index(small_table().index, one_recording=True)
+    with pytest.raises(ValueError, match=r"got 2 recordings.* A \(subject 1\), B \(subject 1\)"):
+        check_index(pd.concat([small_table(), small_table(1, "B")]).index, one_recording=True)
+    with pytest.raises(ValueError, match=r"epoch 5 of A \(subject 1\) occurs more than once"):
+        check_index(small_table(epochs=(0, 5, 5)).index)
+
+
+def test_runs_end_at_gaps_and_recordings():
+    def runs(*recordings):
+        rows = [(subject, name, epoch) for subject, name, epochs in recordings for epoch in epochs]
+        index = pd.MultiIndex.from_tuples(rows, names=["subject", "recording", "epoch"])
+        return [(run.start, run.stop) for run in consecutive_runs(pd.DataFrame(index=index))]
+
+    assert runs((1, "A", [0, 1, 2])) == [(0, 3)]
+    assert runs((1, "A", [4, 5, 7, 8, 9, 20])) == [(0, 2), (2, 5), (5, 6)]
+    assert runs((1, "A", [0, 1]), (1, "B", [2, 3])) == [(0, 2), (2, 4)]  # numbers go on, the night does not
+    assert runs((1, "A", [0, 1]), (2, "A", [2, 3])) == [(0, 2), (2, 4)]
+    assert runs((1, "A", [0, 1]), (1, "B", [0]), (1, "A", [2])) == [(0, 2), (2, 3), (3, 4)]
+    assert runs((1, "A", [3, 2, 1])) == [(0, 1), (1, 2), (2, 3)]
+    assert consecutive_runs(small_table()[:0]) == []
+
+
+def test_shares_are_scipys_ranks_within_each_night():
+    night, other = small_table(1, "A", range(50)), small_table(1, "B", range(30))
+    columns = ["std_uv", "kurtosis"]
+    shares = share_within_night(pd.concat([night, other])[columns])
+    for table in (night, other):
+        expected = (rankdata(table["std_uv"]) - 0.5) / len(table)
+        np.testing.assert_allclose(shares.loc[table.index, "std_uv"], expected)
+    pd.testing.assert_frame_equal(share_within_night(1e3 * night[columns] - 7), shares.loc[night.index])
+    assert shares["kurtosis"].isna().sum() == 2 and np.nanmin(shares["kurtosis"]) == 0.5 / 49
+
+
+# ---------------------------------------------------------------- one person, one name
+
+
+def two_nights(table, *names):
+    """The shipped night under other names; the second one's features are moved a little."""
+    return [
+        (table + 1e-3 * i).assign(stage=table["stage"]).set_axis(
+            pd.MultiIndex.from_product([[s], [r], range(len(table))], names=table.index.names)
+        )
+        for i, (s, r) in enumerate(names)
+    ]  # fmt: skip
+
+
+def test_one_recording_under_two_names_is_refused_even_if_it_was_cut_otherwise(table):
+    numbers = table.drop(columns="quality")
+    one, _ = two_nights(numbers, (1, "a"), (2, "b"))
+    other = one.iloc[100:600].rename(index={1: 2}, level=0).rename(index={"a": "copy"}, level=1)
+    with pytest.raises(ValueError, match=r"a \(subject 1\) and copy \(subject 2\) share 500 epochs"):
+        collect([one, other])
+
+
+def test_one_recording_under_another_gain_polarity_and_rate_is_refused(table):
+    night = ss.load_demo()
+    upsampled = resample(night.eeg_uv.ravel().astype(float), up=128, down=100)
+    signal_uv = -1.5 * resample(upsampled, up=100, down=128)[: night.eeg_uv.size]
+    copy = replace(night, eeg_uv=signal_uv.reshape(night.eeg_uv.shape), subject=7, recording="copy")
+    with pytest.raises(ValueError, match=r"SC4001E0 \(subject 0\) and copy .* take the same course"):
+        collect([table, ss.extract_features(copy)])
+
+
+def test_short_pieces_of_one_course_are_no_proof(table):
+    numbers = table.drop(columns="quality")
+    one, other = two_nights(numbers.iloc[:59], (1, "a"), (2, "b"))
+    assert len(collect([one, other])) == 118
+    one, other = two_nights(numbers.iloc[:60], (1, "a"), (2, "b"))
+    with pytest.raises(ValueError, match="take the same course"):
+        collect([one, other])
+
+
+def test_two_nights_of_a_person_under_two_subjects_are_refused(table):
+    numbers = table.drop(columns="quality")
+    nights = two_nights(numbers, (1, "SC4011E0"), (99, "SC4012E0"))
+    with pytest.raises(ValueError, match=r"SC4011E0 \(subject 1\) and SC4012E0 \(subject 99\) are two"):
+        collect(nights)
+
+
+def test_two_nights_of_a_person_by_the_names_of_bids_are_refused_too(table):
+    nights = two_nights(table.drop(columns="quality"), ("a", "sub-7_ses-1_eeg"), ("b", "sub-7_ses-2_eeg"))
+    with pytest.raises(ValueError, match=r"sub-7_ses-1_eeg \(subject a\) and sub-7_ses-2_eeg \(subject b\)"):
+        collect(nights)
+
+
+def test_different_nights_of_different_people_are_joined(table):
+    numbers = table.drop(columns="quality")
+    nights = two_nights(numbers, (1, "SC4011E0"), (2, "SC4021E0"))
+    nights[1].iloc[:] = nights[1].to_numpy()[::-1]
+    assert len(collect(nights)) == 2 * len(table)

@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 
 from sleepstage.dataset.digits import Digit, PromptSpec
-from sleepstage.dataset.table import consecutive_runs
 from sleepstage.dataset.windows import covering_starts, cut_windows
 from sleepstage.finetuning.training_texts import training_windows
 from sleepstage.stages import STAGES
@@ -24,25 +23,6 @@ def numbered_night(n_epochs):
     """Levels whose lines are the epochs' numbers from 1, so that every line is known by its text."""
     lines = [f"{epoch:04}" for epoch in range(1, n_epochs + 1)]
     return lines, np.array([list(map(int, line)) for line in lines], dtype=np.int8)
-
-
-def index_of(*recordings):
-    rows = [(subject, name, epoch) for subject, name, epochs in recordings for epoch in epochs]
-    return pd.MultiIndex.from_tuples(rows, names=["subject", "recording", "epoch"])
-
-
-def runs(*recordings):
-    return [(run.start, run.stop) for run in consecutive_runs(pd.DataFrame(index=index_of(*recordings)))]
-
-
-def test_segments_end_at_gaps_and_recordings():
-    assert runs((1, "A", [0, 1, 2])) == [(0, 3)]
-    assert runs((1, "A", [4, 5, 7, 8, 9, 20])) == [(0, 2), (2, 5), (5, 6)]
-    assert runs((1, "A", [0, 1]), (1, "B", [2, 3])) == [(0, 2), (2, 4)]  # numbers go on, the night does not
-    assert runs((1, "A", [0, 1]), (2, "A", [2, 3])) == [(0, 2), (2, 4)]
-    assert runs((1, "A", [0, 1]), (1, "B", [0]), (1, "A", [2])) == [(0, 2), (2, 3), (3, 4)]
-    assert runs((1, "A", [3, 2, 1])) == [(0, 1), (1, 2), (2, 3)]
-    assert consecutive_runs(pd.DataFrame(index=index_of((1, "A", [0])))[:0]) == []
 
 
 @pytest.mark.parametrize("n_epochs", LENGTHS)
