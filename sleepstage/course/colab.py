@@ -1,8 +1,8 @@
 """What is special about Google Colab: packages that are loaded before the first cell, and Drive.
 
-The notebooks' set-up cell calls this before anything else is imported, when a package may be there in halves:
-so nothing is imported here that is not Python's own. ``HF_TOKEN`` needs no code: huggingface_hub reads the
-secret of that name by itself, and does without.
+The notebooks' set-up cell calls this module right after it has installed packages. One of them may then be
+half old and half new, so this module imports nothing but Python's own. ``HF_TOKEN`` needs no code here:
+huggingface_hub reads Colab's secret of that name, if there is one.
 """
 
 from __future__ import annotations
@@ -11,20 +11,11 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-# Packages that Colab or another package may have loaded, and that break when they are replaced under way. The
-# version that each of them states about itself is the one that pip knows, which is not true of every package.
-_LOADED_EARLY = {
-    "IPython": "ipython",
-    "PIL": "pillow",
-    "ipywidgets": "ipywidgets",
-    "matplotlib": "matplotlib",
-    "numpy": "numpy",
-    "pandas": "pandas",
-    "pyarrow": "pyarrow",
-    "scipy": "scipy",
-    "sklearn": "scikit-learn",
-    "torch": "torch",
-    "transformers": "transformers",
+# Packages that Colab or another package may have loaded, and that break when they are replaced while loaded.
+# Each states its own version as pip knows it, which not every package does.
+LOADED_EARLY = {"IPython": "ipython", "PIL": "pillow", "sklearn": "scikit-learn"} | {
+    name: name
+    for name in ("ipywidgets", "matplotlib", "numpy", "pandas", "pyarrow", "scipy", "torch", "transformers")
 }
 
 
@@ -37,7 +28,7 @@ def replaced_packages() -> dict[str, tuple[str, str]]:
         By name: the version that is loaded, and the one that is installed now (``"none"`` if it was removed).
     """
     found = {}
-    for module, package in _LOADED_EARLY.items():
+    for module, package in LOADED_EARLY.items():
         loaded = getattr(sys.modules.get(module), "__version__", None)
         if loaded is not None and loaded != (installed := _installed(package)):
             found[package] = (loaded, installed)
@@ -45,7 +36,7 @@ def replaced_packages() -> dict[str, tuple[str, str]]:
 
 
 def check_restart() -> None:
-    """Stop if the session must be restarted before it can go on, and say so.
+    """Stop with an error if the session must be restarted.
 
     Raises
     ------
@@ -66,12 +57,17 @@ def data_folder(drive: bool = False) -> Path:
     Parameters
     ----------
     drive : bool
-        Mount Google Drive, which asks for leave, and keep the folder there, so that it outlives the session.
+        Mount Google Drive, which asks for permission, and keep the folder there after the session has ended.
 
     Raises
     ------
     ValueError
         When Drive is asked for elsewhere than on Colab.
+
+    Examples
+    --------
+    >>> data_folder().name
+    'sleepstage-data'
     """
     folder = Path("sleepstage-data")
     if not drive:

@@ -1,14 +1,14 @@
 """Exercises that check themselves: ``ss.workshop.check("02.1", answer)`` says what is wrong with an answer.
 
-The tasks stand in ``notebooks/exercises``, one possible answer each in ``notebooks/solutions``. A check works
-the right answer out anew, from the shipped night or from data made for it, and knows the usual mistakes.
+The tasks stand in ``notebooks/exercises``, one possible answer each in ``notebooks/solutions``. A check
+computes the right answer, from the shipped night or from data made for it, and knows the usual mistakes.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -20,10 +20,15 @@ from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 from ..dataset.digits import PromptSpec, default_digits, label_token_ids, night_text
 from ..dataset.splits import split_blocks
-from ..features.catalogue import describe_features
+from ..features.catalogue import INDEX
 from ..features.extract import extract_features
-from ..recordings.recording import Recording, load_demo
+from ..features.time_domain import hjorth_features, moment_features, time_features
+from ..finetuning.settings import OFFLINE_MODEL
+from ..recordings.recording import load_demo
 from ..stages import STAGES
+
+# The check of exercise 01.1 is the function _check_01_1. Its docstring is the exercise's title. It
+# returns what was learned, or raises a Hint. _EXERCISES, at the end, collects them.
 
 
 class Hint(Exception):
@@ -32,7 +37,7 @@ class Hint(Exception):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What :func:`check` found. It is true if the answer passed, and shows itself as one line."""
+    """What :func:`check` found: true if the answer passed; a notebook shows it as one line."""
 
     exercise: str
     passed: bool
@@ -45,9 +50,6 @@ class Verdict:
         return f"{self.exercise} {'passed' if self.passed else 'not yet'}: {self.message}"
 
 
-_EXERCISES: dict[str, tuple[str, Callable[[Any], str]]] = {}
-
-
 def check(exercise: str, answer: Any) -> Verdict:
     """Check a student's answer.
 
@@ -57,6 +59,11 @@ def check(exercise: str, answer: Any) -> Verdict:
         Its number: ``"02.1"`` is the first of notebook 2.
     answer : object
         What the task asks for: a value, or the function itself.
+
+    Returns
+    -------
+    Verdict
+        Whether the answer passed, and what was learned or what is wrong.
 
     Raises
     ------
@@ -68,24 +75,18 @@ def check(exercise: str, answer: Any) -> Verdict:
     if exercise not in _EXERCISES:
         raise ValueError(f"there is no exercise {exercise!r}; there are {', '.join(_EXERCISES)}")
     try:
-        return Verdict(exercise, True, _EXERCISES[exercise][1](answer))
+        return Verdict(exercise, True, _EXERCISES[exercise](answer))
     except Hint as hint:
         return Verdict(exercise, False, str(hint))
 
 
 def exercises() -> dict[str, str]:
-    """Give what each exercise is about, by its number."""
-    return {number: title for number, (title, _) in _EXERCISES.items()}
+    """Give the title of each exercise, by its number.
 
-
-def _exercise(number: str, title: str) -> Callable[[Callable[[Any], str]], Callable[[Any], str]]:
-    """Register a check: it returns what was learned, or raises a Hint."""
-
-    def register(test: Callable[[Any], str]) -> Callable[[Any], str]:
-        _EXERCISES[number] = (title, test)
-        return test
-
-    return register
+    >>> exercises()["01.1"]
+    'Count a stage'
+    """
+    return {number: str(test.__doc__).rstrip(".") for number, test in _EXERCISES.items()}
 
 
 def _need(condition: Any, hint: str) -> None:
@@ -113,18 +114,22 @@ def _run(function: Any, *arguments: Any, given: str, shape: tuple[int, ...] | No
 
 
 @lru_cache
-def _night() -> Recording:
-    return load_demo()
+def shipped_night() -> tuple[np.ndarray, np.ndarray]:
+    """Read the shipped night once: its signal in µV, (n_epochs, 3000), and its stages, (n_epochs,)."""
+    night = load_demo()
+    return night.eeg_uv, np.asarray(night.stages)
 
 
 @lru_cache
-def _table() -> pd.DataFrame:
-    return extract_features(_night())
+def shipped_table() -> pd.DataFrame:
+    """Compute the shipped night's features once."""
+    return extract_features(load_demo())
 
 
 def _by_epoch(function: Any) -> np.ndarray:
     """Run a function on the night, and on its epochs in another order: only the signal may count."""
-    uv, order = _night().eeg_uv, np.random.default_rng(1).permutation(_night().n_epochs)
+    uv, _ = shipped_night()
+    order = np.random.default_rng(1).permutation(len(uv))
     given = f"{len(uv)} epochs of 3000 samples at 100 Hz"
     values, again = (_run(function, x, 100.0, given=given, shape=(len(uv),)) for x in (uv, uv[order]))
     _need(np.isfinite(values).all(), f"epoch {np.isfinite(values).argmin()} got NaN or an infinite value.")
@@ -133,9 +138,9 @@ def _by_epoch(function: Any) -> np.ndarray:
     return values
 
 
-@_exercise("01.1", "Count a stage")
-def _rem_minutes(answer: Any) -> str:
-    minutes = {stage: (_night().stages == code).sum() / 2 for code, stage in enumerate(STAGES)}
+def _check_01_1(answer: Any) -> str:
+    """Count a stage."""
+    minutes = {stage: (shipped_night()[1] == code).sum() / 2 for code, stage in enumerate(STAGES)}
     given, right = _number(answer), minutes.pop("REM")
     _need(given != 2 * right, f"{given:g} is the number of epochs; an epoch is half a minute.")
     _need(given != 60 * right, f"{given:g} is seconds; the question is for minutes.")
@@ -145,9 +150,9 @@ def _rem_minutes(answer: Any) -> str:
     return f"she spent {right:g} minutes in REM."
 
 
-@_exercise("01.2", "Volts to epochs in microvolts, at any sampling rate")
-def _to_epochs(answer: Any) -> str:
-    right = _night().eeg_uv[:3].astype(float)
+def _check_01_2(answer: Any) -> str:
+    """Volts to epochs in microvolts, at any sampling rate."""
+    right = shipped_night()[0][:3].astype(float)
     found = _run(answer, right.ravel() / 1e6, 100.0, given="9000 samples at 100 Hz", shape=right.shape)
     _need(not np.allclose(found * 1e6, right), "that is still in volts; one is a million microvolts.")
     _need(np.allclose(found, right), "the samples are not in their order, or not in microvolts.")
@@ -158,9 +163,9 @@ def _to_epochs(answer: Any) -> str:
     return "any rate, any length, in microvolts."
 
 
-@_exercise("01.3", "A rule for deep sleep")
-def _deep_sleep(answer: Any) -> str:
-    said, deep = _by_epoch(answer), _night().stages == 3
+def _check_01_3(answer: Any) -> str:
+    """A rule for deep sleep."""
+    said, deep = _by_epoch(answer), shipped_night()[1] == 3
     _need(np.isin(said, (0, 1)).all(), f"expected True or False for each epoch, got {said[0]:g} for one.")
     kappa = cohen_kappa_score(deep, said == 1)
     hits = f"it finds {said[deep].sum():g} of {deep.sum()} epochs of N3, and {said[~deep].sum():g} others"
@@ -169,24 +174,22 @@ def _deep_sleep(answer: Any) -> str:
     return f"{hits}: kappa {kappa:.2f}."
 
 
-@_exercise("02.1", "What the amplifier's gain does to a feature")
-def _gain_free(answer: Any) -> str:
+def _check_02_1(answer: Any) -> str:
+    """What the amplifier's gain does to a feature."""
     _need(isinstance(answer, list | tuple | set), f"expected a list of names, got {answer!r}.")
-    family = describe_features()["family"]
-    names = family.index[family.isin(["time", "hjorth", "moment"])]
-    few = replace(_night(), eeg_uv=_night().eeg_uv[:9], stages=None)
-    before, after = (extract_features(replace(few, eeg_uv=k * few.eeg_uv)) for k in (1, 2))
+    gains = (shipped_night()[0][:9], 2 * shipped_night()[0][:9])
+    before, after = ({**time_features(x), **hjorth_features(x), **moment_features(x)} for x in gains)
     for name in answer:
-        _need(name in names, f"{name!r} is none of {', '.join(names)}.")
-        change = f"{before[name].iloc[0]:.4g} becomes {after[name].iloc[0]:.4g} at twice the gain"
+        _need(name in before, f"{name!r} is none of {', '.join(before)}.")
+        change = f"{before[name][0]:.4g} becomes {after[name][0]:.4g} at twice the gain"
         _need(np.allclose(before[name], after[name]), f"{name} follows the gain: {change}.")
-    missed = sum(np.allclose(before[name], after[name]) for name in names) - len(set(answer))
+    missed = sum(np.allclose(before[name], after[name]) for name in before) - len(set(answer))
     _need(not missed, f"none is wrong, {missed} missing: what else is a count, or a ratio of like to like?")
     return "counts stay, and ratios in which the gain cancels."
 
 
-@_exercise("02.2", "Power in a band")
-def _band_power(answer: Any) -> str:
+def _check_02_2(answer: Any) -> str:
+    """Power in a band."""
     for rate in (100.0, 200.0):
         sine = 20 * np.sin(2 * np.pi * 10 * np.arange(30 * rate) / rate)
         given = f"a sine of 10 Hz and 20 µV, sampled at {rate:g} Hz, and the band from 8 to 12 Hz"
@@ -198,9 +201,9 @@ def _band_power(answer: Any) -> str:
     return "a sine's power is half its squared amplitude, whatever the sampling rate."
 
 
-@_exercise("02.3", "A feature of your own that tells N1 from REM")
-def _own_feature(answer: Any) -> str:
-    values, stages = _by_epoch(answer), _night().stages
+def _check_02_3(answer: Any) -> str:
+    """A feature of your own that tells N1 from REM."""
+    values, stages = _by_epoch(answer), shipped_night()[1]
     pair = np.isin(stages, (1, 4))
     _need(np.ptp(values[pair]) > 0, "every epoch got the same value.")
     auc = roc_auc_score(stages[pair] == 4, values[pair])
@@ -209,9 +212,9 @@ def _own_feature(answer: Any) -> str:
     return f"AUC {auc:.2f}, on this one night."
 
 
-@_exercise("03.1", "What a text costs")
-def _hours_in_context(answer: Any) -> str:
-    tokens, given = len(default_digits(_table())) + 1, _number(answer)
+def _check_03_1(answer: Any) -> str:
+    """What a text costs."""
+    tokens, given = len(default_digits(shipped_table())) + 1, _number(answer)
     right = 8192 // tokens
     _need(given not in (right, right / 2), f"{given:g} is epochs or minutes; the question is for hours.")
     _need(given != 8192 // (tokens - 1) / 120, "the colon is a token as well.")
@@ -219,12 +222,10 @@ def _hours_in_context(answer: Any) -> str:
     return f"{right} epochs fit, {right / 120:g} hours."
 
 
-@_exercise("03.2", "A split without leakage")
-def _split_people(answer: Any) -> str:
-    nights = {
-        ("ABCDEFGH"[n // 2], f"night {n}"): _table()[30 * n :][:30].droplevel([0, 1]) for n in range(16)
-    }
-    table = pd.concat(nights, names=["subject", "recording"])
+def _check_03_2(answer: Any) -> str:
+    """A split without leakage."""
+    epochs = [("ABCDEFGH"[n // 2], f"night {n}", epoch) for n in range(16) for epoch in range(30)]
+    table = shipped_table()[:480].set_axis(pd.MultiIndex.from_tuples(epochs, names=INDEX))
     sides = np.asarray(_run(answer, table, given="8 people with 2 nights of 30 epochs each"))
     _need(sides.shape == (480,), f"expected one word for each of 480 epochs, got shape {sides.shape}.")
     _need(np.isin(sides, ["train", "test"]).all(), f"expected 'train' or 'test', got {str(sides[0])!r}.")
@@ -237,10 +238,9 @@ def _split_people(answer: Any) -> str:
     return f"{marked.groupby('subject').first().sum()} of 8 people are for the test, with both nights."
 
 
-@_exercise("03.3", "A night in half the tokens that can still be read")
-def _short_text(answer: Any) -> str:
+def _check_03_3(answer: Any) -> str:
+    """A night in half the tokens that can still be read."""
     from ..finetuning.base_model import load_tokenizer
-    from ..finetuning.settings import OFFLINE_MODEL
 
     _need(isinstance(answer, tuple) and len(answer) == 2, "expected two functions, (write, read).")
     levels = np.random.default_rng(3).integers(1, 10, size=(200, 12))
@@ -255,8 +255,8 @@ def _short_text(answer: Any) -> str:
     return f"{tokens:g} tokens an epoch instead of 13, and no level is more than {off:g} off."
 
 
-@_exercise("04.1", "What LoRA trains")
-def _lora_parameters(answer: Any) -> str:
+def _check_04_1(answer: Any) -> str:
+    """What LoRA trains."""
     shapes = [(576, 576), (192, 576), (1536, 576), (576, 1536)]
     found = float(_run(answer, shapes, 16, given=f"layers {shapes} (out, in) and rank 16", shape=()))
     inner, outer = sum(n_in for _, n_in in shapes), sum(n_out for n_out, _ in shapes)
@@ -267,8 +267,8 @@ def _lora_parameters(answer: Any) -> str:
     return f"{found:g} train, {frozen} are frozen: {found / frozen:.1%}."
 
 
-@_exercise("04.2", "Where the loss looks")
-def _answer_labels(answer: Any) -> str:
+def _check_04_2(answer: Any) -> str:
+    """Where the loss looks."""
     stages = np.array([0, 0, 1, -1, 2, 3, 3, 4])
     for ahead in (2, 0):
         given = f"the stages {stages.tolist()} and a look-ahead of {ahead}"
@@ -276,22 +276,19 @@ def _answer_labels(answer: Any) -> str:
         _need(-1 not in found, "-1 is an unscored epoch; there is nothing to learn, so its label is -100.")
         late, early = (np.where(s < 0, -100, s) for s in (np.roll(stages, ahead), np.roll(stages, -ahead)))
         right = np.where(np.arange(8) < ahead, -100, late)
-        _need(
-            not (found[:2] == late[:2])[right[:2] == -100].any(), "the last epochs came round to the start."
-        )
-        _need(
-            not ahead or (found[:6] != early[:6]).any(), "the wrong way: line t is for epoch t - look_ahead."
-        )
+        round_the_end = (found[:2] == late[:2])[right[:2] == -100].any()
+        _need(not round_the_end, "the last epochs came round to the start.")
+        other_way = ahead and (found[:6] == early[:6]).all()
+        _need(not other_way, "the wrong way: line t is for epoch t - look_ahead.")
         _need((found == right).all(), f"for {given} expected {right.tolist()}, got {found.tolist()}.")
     return "a line answers for an epoch that has been read with what follows it."
 
 
-@_exercise("04.3", "Label words without a favourite")
-def _label_words(answer: Any) -> str:
+def _check_04_3(answer: Any) -> str:
+    """Label words without a favourite."""
     import torch
 
     from ..finetuning.base_model import load_base, load_tokenizer
-    from ..finetuning.settings import OFFLINE_MODEL
 
     _need(np.shape(answer) == (5,), f"expected a list of five words, got {answer!r}.")
     tokenizer = load_tokenizer(OFFLINE_MODEL)
@@ -299,9 +296,8 @@ def _label_words(answer: Any) -> str:
         words = label_token_ids(answer, tokenizer)
     except ValueError as error:
         raise Hint(f"{error}") from error
-    spec = PromptSpec(default_digits(_table()))
-    text = night_text(spec.levels(_table())[300:340])
-    ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+    levels = PromptSpec(default_digits(shipped_table())).levels(shipped_table())[300:340]
+    ids = tokenizer(night_text(levels), add_special_tokens=False, return_tensors="pt").input_ids
     model = load_base(OFFLINE_MODEL, nf4=False)
     with torch.inference_mode():
         logits = model(ids.to(model.device)).logits[0, ids[0] == ids[0, -1]][:, words]
@@ -311,8 +307,8 @@ def _label_words(answer: Any) -> str:
     return f"its favourite, {word!r}, gets {share:.0%}, so there is less to unlearn."
 
 
-@_exercise("05.1", "Four stages instead of five")
-def _four_stages(answer: Any) -> str:
+def _check_05_1(answer: Any) -> str:
+    """Four stages instead of five."""
     matrix = np.random.default_rng(5).integers(1, 50, size=(5, 5))
     found = np.asarray(_run(answer, matrix, given="a confusion matrix of 5 × 5 counts"))
     _need(sorted(found.shape) != [4, 5], "one side is merged only; expert and model both have light sleep.")
@@ -323,8 +319,8 @@ def _four_stages(answer: Any) -> str:
     return "N1 taken for N2 no longer counts as an error; say so when you compare with five stages."
 
 
-@_exercise("05.2", "An interval for other people")
-def _interval_over_people(answer: Any) -> str:
+def _check_05_2(answer: Any) -> str:
+    """An interval for other people."""
     rng, person = np.random.default_rng(7), np.repeat(np.arange(12), 200)
     right = rng.random(2400) < np.linspace(0.5, 0.95, 12)[person]
     low, high = _run(answer, right, person, given="2400 epochs of 12 people", shape=(2,))
@@ -336,11 +332,11 @@ def _interval_over_people(answer: Any) -> str:
     return f"{low:.2f} to {high:.2f}: twelve people say less than 2400 epochs seem to."
 
 
-@_exercise("05.3", "A hypnodensity that knows that stages last")
-def _better_hypnodensity(answer: Any) -> str:
+def _check_05_3(answer: Any) -> str:
+    """A hypnodensity that knows that stages last."""
     columns = ["std_uv", "mobility", "delta_power_rel", "sigma_power_rel", "gamma_power_uv2"]
-    values, stages = np.log(_table()[columns].to_numpy()), _table()["stage"].to_numpy()
-    train, test = (split_blocks(_table()).to_numpy() == side for side in ("train", "test"))
+    values, stages = np.log(shipped_table()[columns].to_numpy()), shipped_table()["stage"].to_numpy()
+    train, test = (split_blocks(shipped_table()).to_numpy() == side for side in ("train", "test"))
     proba = LinearDiscriminantAnalysis().fit(values[train], stages[train]).predict_proba(values)
     found = _run(answer, proba, given="a hypnodensity of shape (841, 5)", shape=proba.shape)
     _need(np.allclose(found.sum(axis=1), 1) and found.min() >= 0, "each row must be shares that sum to 1.")
@@ -349,3 +345,10 @@ def _better_hypnodensity(answer: Any) -> str:
     _need(after < 0.95, f"{gain}: better than experts agree. Do night.stages play a part?")
     _need(after >= before + 0.02, f"{gain}; wanted {before + 0.02:.3f}. Do both neighbours have a say?")
     return f"{gain}."
+
+
+_EXERCISES: dict[str, Callable[[Any], str]] = {
+    name.removeprefix("_check_").replace("_", "."): test
+    for name, test in [*globals().items()]
+    if name.startswith("_check_")
+}

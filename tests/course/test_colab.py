@@ -101,7 +101,7 @@ def test_widgets_work_with_colabs_ipywidgets(tmp_path):
     if installed.returncode:
         pytest.skip(f"pip cannot get {pins}: {installed.stderr.strip().splitlines()[-1:]}")
     told = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_widgets.py"],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/plots/test_widgets.py"],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(tmp_path), "PYTEST_ADDOPTS": ""},
         capture_output=True,
@@ -113,7 +113,7 @@ def test_widgets_work_with_colabs_ipywidgets(tmp_path):
 
 def test_versions_that_are_compared_are_those_that_pip_knows():
     """Otherwise a restart would be asked for again and again."""
-    for module, package in colab._LOADED_EARLY.items():
+    for module, package in colab.LOADED_EARLY.items():
         assert __import__(module).__version__ == version(package)
     assert colab.replaced_packages() == {}
     colab.check_restart()
@@ -128,13 +128,13 @@ def test_a_package_that_was_replaced_after_it_was_loaded_asks_for_a_restart(monk
 
 
 def test_a_package_that_was_removed_is_told_and_one_that_is_not_loaded_is_not(monkeypatch):
-    monkeypatch.setattr(colab, "_LOADED_EARLY", {"re": "no-such-package", "no_such_module": "numpy"})
+    monkeypatch.setattr(colab, "LOADED_EARLY", {"re": "no-such-package", "no_such_module": "numpy"})
     monkeypatch.setattr(re, "__version__", "2.2.1", raising=False)
     assert colab.replaced_packages() == {"no-such-package": ("2.2.1", "none")}
 
 
 def test_checking_loads_no_package_that_could_be_there_in_halves():
-    code = "import sys; from sleepstage import colab; colab.check_restart(); sys.exit('numpy' in sys.modules)"
+    code = "import sys; import sleepstage as ss; ss.check_restart(); sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
 
 
