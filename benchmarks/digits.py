@@ -33,7 +33,7 @@ BATCH = 16
 
 
 class Reader(nn.Module):
-    """A two-way GRU over lines of digits: (B, n_epochs, n_digits) → (B, n_epochs, 5)."""
+    """A bidirectional GRU over lines of digits: (B, n_epochs, n_digits) → (B, n_epochs, 5)."""
 
     def __init__(self, n_digits: int, width: int = 64):
         super().__init__()

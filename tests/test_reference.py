@@ -79,6 +79,13 @@ def test_what_a_document_names_of_the_package_exists(name):
     assert not sorted(found for found in paths if not (ROOT / found).exists())
 
 
+@pytest.mark.release
+@pytest.mark.parametrize("name", [name for name in DOCUMENTS if name.endswith(".md")])
+def test_links_of_a_document_lead_somewhere(name):
+    links = re.findall(r"\]\((?!https?:)([^()#\s]+)", (ROOT / name).read_text(encoding="utf-8"))
+    assert not [link for link in links if not (ROOT / name).parent.joinpath(link).exists()]
+
+
 @pytest.mark.slow
 def test_the_reference_shows_every_public_name_and_warns_of_nothing(tmp_path):
     command = [sys.executable, ROOT / "docs" / "reference.py", tmp_path]
