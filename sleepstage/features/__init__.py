@@ -1,7 +1,7 @@
-"""Chapter 2: a night → its feature table, one row an epoch.
+"""Chapter 2: a recording → its feature table, one row an epoch.
 
 In: a :class:`Recording`. Out: a DataFrame indexed by (subject, recording, epoch), one column a feature.
-Also what features say: which of them separate stages, which say the same, how people differ.
-Open `extract.py` first; `catalogue.py` lists every feature, `time_domain.py` and `spectral.py` compute them,
-`statistics.py` explores a table.
+Open `extract.py` first. `time_domain.py` and `spectral.py` compute the features. `catalogue.tsv` describes
+them, one row a feature; `catalogue.py` holds their bands and ratios. `statistics.py` shows which features
+separate the stages, which are correlated with each other, and how people differ.
 """

@@ -20,6 +20,7 @@ from .catalogue import WAVELET, WAVELET_SCALES_HZ
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+# Undefined features become NaN; NumPy's warnings about them would say nothing more.
 quiet_division = np.errstate(divide="ignore", invalid="ignore", over="ignore")
 
 
@@ -187,8 +188,8 @@ def moment_features(eeg_uv: ArrayLike) -> dict[str, NDArray[np.float64]]:
     Notes
     -----
     With m_k the k-th central moment: skewness = m_3 / m_2^1.5, kurtosis = m_4 / m_2^2 - 3 (Joanes & Gill
-    1998, doi:10.1111/1467-9884.00122). The functions of SciPy give the same values. They take four times as
-    long for a night (0.20 s instead of 0.05 s), and they warn when an epoch is constant.
+    1998, doi:10.1111/1467-9884.00122). SciPy's `skew` and `kurtosis` give the same values. They take
+    four times as long, and they warn when an epoch is constant.
 
     Examples
     --------
