@@ -94,7 +94,7 @@ def plot_spectrum(eeg_uv: ArrayLike, sfreq_hz: float, ax: Axes | None = None) ->
         place = ((low + high) / 2, 1.02)
         ax.text(*place, letter, ha="center", fontsize=style.TEXT_PT, transform=ax.get_xaxis_transform())
     ax.plot(freqs_hz[1:], psd[0, 1:], color=style.INK, linewidth=1.8)
-    ax.set(xlim=(0.5, 40), yscale="log")
+    ax.set(xlim=(0.5, 40), yscale="log" if (psd > 0).any() else "linear")
     return style.dress(ax, x="Frequency (Hz)", y="Power (µV²/Hz)")
 
 

@@ -5,7 +5,7 @@ Every function draws on the Axes that it is given, or on new ones, and returns t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -22,7 +22,7 @@ from . import style
 
 
 def plot_features_by_stage(
-    table: pd.DataFrame, features: Sequence[str], axes: Iterable[Axes] | None = None
+    table: pd.DataFrame, features: Sequence[str], axes: Sequence[Axes] | np.ndarray | None = None
 ) -> np.ndarray:
     """Draw how features are distributed in each of the expert's stages, one panel a feature.
 

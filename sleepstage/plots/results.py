@@ -40,10 +40,9 @@ def plot_confusion_matrix(
     words = {"annot": counts.astype(str) + "\n" + share, "fmt": "", "annot_kws": {"fontsize": style.TEXT_PT}}
     shown = percent.fillna(0)
     sns.heatmap(shown, cmap="Blues", vmin=0, vmax=100, square=True, linewidths=1, cbar=False, ax=ax, **words)
-    for text, value in zip(ax.texts, shown.to_numpy().ravel(), strict=True):
-        text.set_color(
-            "white" if value > 70 else style.INK
-        )  # seaborn turns to white on grounds too light for it
+    inks = np.where(shown > 70, "white", style.INK).ravel()  # seaborn writes white on too light a ground
+    for text, ink in zip(ax.texts, inks, strict=True):
+        text.set_color(ink)
     ax.tick_params(rotation=0, length=0)
     return style.dress(ax, x="Model", y="Expert")
 
@@ -81,9 +80,8 @@ def plot_training_curve(log: pd.DataFrame, ax: Axes | None = None) -> Axes:
         held_out = _measured(log, "eval_loss")
         ax.plot("step", "eval_loss", "o-", data=held_out, color=STAGE_COLORS["REM"], label="held out")
     chance = np.log(len(STAGES))
-    ax.axhline(
-        chance, color=style.INK, linestyle="--", lw=1.2, label=f"chance, ln {len(STAGES)} = {chance:.2f}"
-    )
+    label = f"chance, ln {len(STAGES)} = {chance:.2f}"
+    ax.axhline(chance, color=style.INK, linestyle="--", lw=1.2, label=label)
     ax.set_ylim(bottom=0)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(frameon=False, fontsize=style.TEXT_PT)

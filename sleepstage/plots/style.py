@@ -118,6 +118,12 @@ def on_grid(source: object, values: np.ndarray, fill: float) -> np.ndarray:
     ------
     ValueError
         When the rows are of several recordings.
+
+    Examples
+    --------
+    >>> index = pd.MultiIndex.from_product([[0], ["a"], [1, 3]], names=["subject", "recording", "epoch"])
+    >>> on_grid(pd.Series([7, 8], index), np.array([7, 8]), -1).tolist()
+    [-1, 7, -1, 8]
     """
     index = getattr(source, "index", None)
     if not isinstance(index, pd.MultiIndex) or "epoch" not in index.names:

@@ -19,13 +19,13 @@ from matplotlib.figure import Figure
 
 from ..dataset.digits import MISSING, N_LEVELS, PromptSpec, default_digits
 from ..dataset.table import consecutive_runs
+from ..recordings.recording import Recording
 from ..stages import STAGE_CODES, STAGES, stage_codes
 from . import style
 from .epoch import coloured_text, digit_name, epoch_label, plot_night_explorer, plot_what_if, row_of
 from .results import plot_training_curve
 
-if TYPE_CHECKING:
-    from ..recordings.recording import Recording
+if TYPE_CHECKING:  # a table can be explored without PyTorch
     from ..staging.stager import Stager
 
 

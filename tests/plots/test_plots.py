@@ -316,3 +316,8 @@ def test_spectrum_peaks_where_the_sine_is_and_has_its_power():
     assert [text.get_text() for text in ax.texts] == list("δθασβγ")
     with pytest.raises(ValueError, match="one epoch"):
         ss.plot_spectrum(np.zeros((2, 3000)), 100)
+
+
+def test_spectrum_of_a_flat_epoch_is_drawn_without_a_warning():
+    for nothing in (np.zeros(3000), np.full(3000, np.nan)):
+        assert ss.plot_spectrum(nothing, 100).get_xlim() == (0.5, 40)
