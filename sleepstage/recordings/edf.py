@@ -21,8 +21,6 @@ import mne
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files import check_exists
-
 _EDF_READERS: dict[str, tuple[bytes, Callable[..., mne.io.BaseRaw]]] = {
     ".edf": (b"0       ", mne.io.read_raw_edf),
     ".bdf": (b"\xffBIOSEMI", mne.io.read_raw_bdf),
@@ -149,7 +147,6 @@ def warn(message: str) -> None:
 
 def edf_header(path: Path) -> bytes:
     """Read the fixed part of the header of a file that is EDF or BDF by its name and its first bytes."""
-    check_exists(path, "a recording or a hypnogram")
     _check_suffix(path, tuple(_EDF_READERS))
     with path.open("rb") as file:
         header = file.read(256)
@@ -157,17 +154,14 @@ def edf_header(path: Path) -> bytes:
     if len(header) < 256 or not header.startswith(magic):
         raise ValueError(
             f"{path} is not an EDF file: it begins with {header[:16]!r}, expected {magic!r} and a header of "
-            "256 bytes. If it was downloaded, look whether it is an error page, and fetch it again."
+            "256 bytes. If it was downloaded, it may be an error page: fetch it again."
         )
     return header
 
 
 def _check_suffix(path: Path, suffixes: tuple[str, ...]) -> None:
     if not path.name.lower().endswith(suffixes):
-        raise ValueError(
-            f"{path} ends in {path.suffix!r}, expected one of {', '.join(suffixes)}. "
-            "Rename the file if it is one of these, or convert it."
-        )
+        raise ValueError(f"{path} ends in {path.suffix!r}, expected one of {', '.join(suffixes)}.")
 
 
 @contextmanager
@@ -175,21 +169,16 @@ def explaining_damage(path: Path) -> Iterator[None]:
     """Turn every error of MNE's over a damaged file into one that says what to do."""
     try:
         yield
-    except (NotImplementedError, ImportError) as error:  # EEGLAB's files of MATLAB 7.3, for one
-        raise ValueError(
-            f"{path} is of a kind that is not read here ({error}). Export it as EDF where it was made."
-        ) from error
     except Exception as error:
-        raise ValueError(
-            f"{path} begins as it should but cannot be read ({type(error).__name__}: {error}). "
-            "It is probably truncated or damaged: compare its size with the source and fetch it again, or "
-            "export it as EDF where it was made."
-        ) from error
+        cause = "is probably truncated or damaged: compare its size with the source and fetch it again"
+        if isinstance(error, NotImplementedError | ImportError):  # EEGLAB's files of MATLAB 7.3, for one
+            cause = "is of a kind that is not read here"
+        said = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path} {cause}; or export it as EDF where it was made. ({said})") from error
 
 
 def _open(path: Path, channel: str) -> mne.io.BaseRaw:
     """Open a file without loading its samples; of EDF and BDF, one channel only."""
-    check_exists(path, "a recording")
     _check_suffix(path, _SUFFIXES)
     if _is_edf(path):
         edf_header(path)
@@ -265,14 +254,11 @@ def _check_pause(lost_s: float, at_s: float, path: Path) -> None:
         return
     length = f"for {lost_s:g} s by its own times; expected more than 0 s and at most a day. Correct the times"
     if np.isnan(lost_s):
-        length = (
-            "and it is not known for how long, so the clock after the pause is unknown. If you passed a Raw, "
-            "pass the path of its file, which may say"
-        )
+        length = "and it is not known for how long. If you passed a Raw, pass its file, which may say"
     raise ValueError(
         f"{path} was paused {at_s:g} s after its first sample, {length}. Or export the recording as EDF+D, "
-        "which keeps the times; or open it with MNE and pass each stretch between pauses, "
-        "raw.copy().crop(begin, end), with a hypnogram of its own."
+        "which keeps the times; or pass each stretch between pauses, raw.copy().crop(begin, end), with a "
+        "hypnogram of its own."
     )
 
 

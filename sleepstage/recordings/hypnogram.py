@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files import check_exists
 from ..stages import STAGE_TEXTS, UNSCORED
 from .edf import read_annotations, warn
 
@@ -107,6 +106,8 @@ def align_stages(
         spans = _spans_of_text(hypnogram, n_epochs, lights_off_s)
     else:
         spans, notes = _spans_of_annotations(hypnogram, psg_start)
+    if not spans.texts:
+        raise ValueError(f"{hypnogram} holds no stages, expected a hypnogram. Is it the signal's file?")
     codes = _codes(spans.texts, hypnogram)
     first, end = _epochs(spans, hypnogram, lights_off_s or 0.0)
     stages = np.full(n_epochs, UNSCORED, dtype=np.int8)
@@ -117,8 +118,7 @@ def align_stages(
     if not covered.any():
         raise ValueError(
             f"{hypnogram} scores epochs {first[0]} to {end[-1] - 1} counted from the signal's start "
-            f"({psg_start}), expected some of 0 to {n_epochs - 1}. Check that both files are of one night, "
-            "and the start times in their headers."
+            f"({psg_start}), expected some of 0 to {n_epochs - 1}. Are both files of one night?"
         )
     scored = codes != UNSCORED
     n_ignored = (end - first)[scored].sum() - np.count_nonzero(stages != UNSCORED)
@@ -133,8 +133,6 @@ def align_stages(
 
 def _spans_of_annotations(path: Path, psg_start: datetime | None) -> tuple[Spans, list[str]]:
     annotations, start = read_annotations(path)
-    if len(annotations) == 0:
-        raise ValueError(f"{path} holds no annotations, expected an EDF+ hypnogram. Is it the signal's file?")
     delay_s, notes = 0.0, []
     if psg_start is None or start is None:
         notes = ["the header of the hypnogram or of the signal gives no start: taken to start together"]
@@ -146,18 +144,15 @@ def _spans_of_annotations(path: Path, psg_start: datetime | None) -> tuple[Spans
 def _spans_of_text(path: Path, n_epochs: int, lights_off_s: float | None) -> Spans:
     rows = _rows(path)
     names = [_SYNONYMS.get(cell.lower(), cell.lower()) for cell in rows[0]]
-    if "stage" in names and len(rows) == 1:
-        raise ValueError(f"{path} holds a header and no stage, expected one line for each stretch of sleep.")
     if len(names) == 1 and names[0] not in _COLUMNS[:2]:
         texts = [", ".join(row) for row in rows[names == ["stage"] :]]
         _check_number(len(texts), n_epochs, path, may_end_early=lights_off_s is not None)
         onset_s = (lights_off_s or 0.0) + EPOCH_S * np.arange(len(texts), dtype=float)
         return Spans(onset_s, np.full(len(texts), float(EPOCH_S)), texts)
-    missing = [name for name in _COLUMNS if name not in names]
-    if missing:
+    if not set(_COLUMNS) <= set(names):
         raise ValueError(
-            f"{path}: the first line names {', '.join(rows[0])}; expected the columns {', '.join(_COLUMNS)} "
-            f"({', '.join(missing)} missing), or one stage a line and nothing else."
+            f"{path}: the first line names {', '.join(rows[0])}; expected the columns {', '.join(_COLUMNS)}, "
+            "or one stage a line and nothing else."
         )
     for line, row in enumerate(rows, start=1):
         if len(row) < len(names):
@@ -166,23 +161,18 @@ def _spans_of_text(path: Path, n_epochs: int, lights_off_s: float | None) -> Spa
     try:
         return Spans(np.array(onset, dtype=float), np.array(duration, dtype=float), stage)
     except ValueError as error:
-        raise ValueError(
-            f"{path}: onset and duration must be seconds, with a decimal point ({error})."
-        ) from error
+        raise ValueError(f"{path}: onset and duration must be seconds, as in 30.5 ({error}).") from error
 
 
 def _rows(path: Path) -> list[list[str]]:
-    """The cells of every line that is not empty."""
-    check_exists(path, "a hypnogram")
+    """The cells of every line that is not empty; of an empty file, a heading alone."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no UTF-8 text ({error}). Save the hypnogram as text again.") from error
     lines = [line for line in text.splitlines() if line.strip()]
-    if not lines:
-        raise ValueError(f"{path} is empty, expected a hypnogram.")
-    delimiter = next((mark for mark in "\t;" if mark in lines[0]), ",")
-    return [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter)]
+    delimiter = next((mark for mark in "\t;" if lines and mark in lines[0]), ",")
+    return [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter)] or [["stage"]]
 
 
 def _check_number(n_stages: int, n_epochs: int, path: Path, may_end_early: bool) -> None:
@@ -190,16 +180,12 @@ def _check_number(n_stages: int, n_epochs: int, path: Path, may_end_early: bool)
     fewest = 1 if may_end_early else n_epochs
     if fewest <= n_stages <= n_epochs + 1:
         return
+    way_out = "Check that both are of one night, and give lights_off, or a table: onset, duration, stage."
     if abs(n_stages * 20 - n_epochs * EPOCH_S) <= EPOCH_S:
-        cause = f"They are as many as epochs of 20 s. {_TWENTY_SECONDS}"
-    else:
-        cause = (
-            "Check that both are of one night, say by lights_off when the first one began, or give onsets: "
-            "columns onset, duration, stage."
-        )
+        way_out = f"They are as many as epochs of 20 s. {_TWENTY_SECONDS}"
     raise ValueError(
         f"{path} holds {n_stages} stages without times, expected {n_epochs}: one for each {EPOCH_S} s of the "
-        f"signal's {n_epochs * EPOCH_S / 3600:.2f} hours. {cause}"
+        f"signal's {n_epochs * EPOCH_S / 3600:.2f} hours. {way_out}"
     )
 
 
@@ -209,8 +195,8 @@ def _codes(texts: list[str], path: Path) -> NDArray[np.int8]:
         if text not in STAGE_TEXTS:
             hint = " A 5 is REM where 4 is S4; write names instead." if text == "5" else ""
             raise ValueError(
-                f"{path}, stage {number}: {texts[number - 1]!r} is no known stage.{hint} Known, in any "
-                f"capitals: {', '.join(STAGE_TEXTS)}. Rename or remove it in the hypnogram."
+                f"{path}, stage {number}: {texts[number - 1]!r} is no known stage.{hint} Rename or remove "
+                f"it. Known, in any capitals: {', '.join(STAGE_TEXTS)}."
             )
     return np.array([STAGE_TEXTS[text] for text in known], dtype=np.int8)
 
@@ -218,41 +204,33 @@ def _codes(texts: list[str], path: Path) -> NDArray[np.int8]:
 def _epochs(spans: Spans, path: Path, begin_s: float) -> tuple[NDArray[np.int_], NDArray[np.int_]]:
     """The first epoch and the end of each span, counted from `begin_s`, each (n_spans,)."""
     onset_s, duration_s = spans.onset_s - begin_s, spans.duration_s
-    beyond = ~((np.abs(onset_s) < _LONGEST_S) & (duration_s >= 0) & (duration_s < _LONGEST_S))
-    if beyond.any():
-        said = _said(beyond, onset_s, duration_s, path)
-        raise ValueError(f"{said}, which no night does. Correct it in the hypnogram.")
-    first = np.rint(onset_s / EPOCH_S).astype(int)
-    count = np.floor((duration_s + _GRID_TOLERANCE_S) / EPOCH_S).astype(int)
-    off_grid = np.abs(onset_s - EPOCH_S * first) > _GRID_TOLERANCE_S
-    odd_length = (count == 0) | (np.abs(duration_s - EPOCH_S * count) > _GRID_TOLERANCE_S)
-    odd_length[-1] = False  # the recording may have ended within an epoch
-    if (off_grid | odd_length).any():
-        phases_s = np.round(spans.onset_s % EPOCH_S, 2)
-        way_out = (
-            f"All begin {phases_s[0]:g} s off the grid: lights_off={phases_s[0]:g} counts epochs from there."
-            if off_grid.all() and not odd_length.any() and (phases_s == phases_s[0]).all()
-            else "Cut the signal to where an epoch begins, or score it on its own grid."
-        )
+    nearest, count = np.rint(onset_s / EPOCH_S), np.floor((duration_s + _GRID_TOLERANCE_S) / EPOCH_S)
+    with np.errstate(invalid="ignore"):  # a time that is not finite fits no grid
+        on_grid = np.abs(onset_s - EPOCH_S * nearest) <= _GRID_TOLERANCE_S
+        whole = (count > 0) & (np.abs(duration_s - EPOCH_S * count) <= _GRID_TOLERANCE_S)
+    whole[-1] = duration_s[-1] >= 0  # the recording may have ended within an epoch
+    bad = ~(on_grid & whole & (np.abs(onset_s) < _LONGEST_S) & (duration_s < _LONGEST_S))
+    if bad.any():
+        i, phases_s = np.flatnonzero(bad)[0], np.round(spans.onset_s % EPOCH_S, 2)
+        way_out = "Cut the signal to where an epoch begins, score it on its own grid, or correct the times."
+        if whole.all() and not on_grid.any() and (phases_s == phases_s[0]).all():
+            way_out = (
+                f"All begin {phases_s[0]:g} s off the grid: lights_off={phases_s[0]:g} counts from there."
+            )
+        if ((duration_s > 0) & (duration_s % 20 == 0)).all():
+            way_out += f" {_TWENTY_SECONDS}"
         raise ValueError(
-            f"{_said(off_grid | odd_length, onset_s, duration_s, path)}, expected multiples of {EPOCH_S} s. "
-            f"Epochs are counted from the signal's start, or from lights_off. {way_out}"
-            + (f" {_TWENTY_SECONDS}" if ((duration_s > 0) & (duration_s % 20 == 0)).all() else "")
+            f"{path}: annotation {i} begins {onset_s[i]:g} s after the signal's start and lasts "
+            f"{duration_s[i]:g} s, expected multiples of {EPOCH_S} s within a night. Epochs are counted from "
+            f"the signal's start, or from lights_off. {way_out}"
         )
-    end = first + count
+    first = nearest.astype(int)
+    end = first + count.astype(int)
     overlapping = np.flatnonzero(first[1:] < end[:-1])
     if len(overlapping):
         before = overlapping[0]
         raise ValueError(
-            f"{path}: annotation {before + 1} begins at epoch {first[before + 1]}, expected {end[before]} "
-            "or later, where the one before it ends. Remove the annotation that overlaps."
+            f"{path}: annotation {before + 1} begins at epoch {first[before + 1]}, expected {end[before]} or "
+            "later, where the one before it ends."
         )
     return first, end
-
-
-def _said(
-    bad: NDArray[np.bool_], onset_s: NDArray[np.float64], duration_s: NDArray[np.float64], path: Path
-) -> str:
-    i = np.flatnonzero(bad)[0]
-    begins = f"{path}: annotation {i} begins {onset_s[i]:g} s after the signal's start"
-    return f"{begins} and lasts {duration_s[i]:g} s"

@@ -19,12 +19,21 @@ COHORT_PEAK_TO_PEAK_UV: tuple[float, float] = (47.0, 221.0)
 _FAR = 3  # times beyond the cohort is more than people and derivations differ
 
 
-# Peak to peak, 30 s of a sleeper's EEG have some 150 uV. Units are 3 decades apart, so what lies within 1.5
-# decades of where a wrong unit would put it, has that unit.
-_TYPICAL_UV = 150.0
+_TYPICAL_UV = 150.0  # peak to peak, of 30 s of a sleeper's EEG
 
 
-_HALF_A_UNIT = 10**1.5
+# The probable cause of an amplitude below each of these. Units are 3 decades apart, so what lies within 1.5
+# decades of where a wrong unit would put a sleeper's EEG, has that unit.
+_CAUSES = (
+    (_TYPICAL_UV * 10**-4.5, "volts were stored as if they were microvolts (factor 1e6)"),
+    (1.0, "millivolts were stored as if they were microvolts (factor 1e3), or no electrode was connected"),
+    (
+        _TYPICAL_UV * 10**4.5,
+        "microvolts were stored as if they were millivolts (factor 1e-3), or an amplifier's gain was not "
+        "taken off (a factor of about {gain:.0e})",
+    ),
+    (np.inf, "microvolts were stored as if they were volts, or the header names no unit (factor 1e-6)"),
+)
 
 
 FLAT_PTP_UV = 1.0  # over 30 s, less than the noise of an amplifier with a live electrode
@@ -75,25 +84,14 @@ def check_peak_to_peak(amplitude_uv: float, source: str | Path) -> None:
     ValueError: my night has a median peak-to-peak amplitude of 0.00015 uV, expected 1 to 5000 uV. ...
     """
     low, high = PLAUSIBLE_PEAK_TO_PEAK_UV
-    if amplitude_uv < _TYPICAL_UV / 1e6 * _HALF_A_UNIT:
-        cause = "volts were stored as if they were microvolts (factor 1e6)"
-    elif amplitude_uv < low:
-        cause = (
-            "millivolts were stored as if they were microvolts (factor 1e3), or no electrode was connected"
-        )
-    elif amplitude_uv > _TYPICAL_UV * 1e3 * _HALF_A_UNIT:
-        cause = "microvolts were stored as if they were volts, or the header names no unit (factor 1e-6)"
-    elif amplitude_uv > high:
-        cause = (
-            "microvolts were stored as if they were millivolts (factor 1e-3), or an amplifier's gain was not "
-            f"taken off (a factor of about {_TYPICAL_UV / amplitude_uv:.0e})"
-        )
-    else:
+    if not (amplitude_uv < low or amplitude_uv > high):
         return
+    cause = next(cause for bound_uv, cause in _CAUSES if amplitude_uv <= bound_uv)
+    cause = cause.format(gain=_TYPICAL_UV / amplitude_uv)
     raise ValueError(
         f"{source} has a median peak-to-peak amplitude of {amplitude_uv:.3g} uV, expected {low:g} to "
-        f"{high:g} uV. Probably {cause}. Correct it where it was made (the dimension and range in an EDF "
-        "header, or the array), or give read_recording that factor as `gain`."
+        f"{high:g} uV. Probably {cause}. Correct it where it was made, or give read_recording that factor as "
+        "`gain`."
     )
 
 

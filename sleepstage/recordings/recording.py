@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ..files import DATA_DIR
+from ..files import DATA_DIR, check_exists
 from ..stages import STAGE_CODES, UNSCORED, stage_codes
 from .edf import Channel, read_channel, warn
 from .hypnogram import EPOCH_S, align_stages
@@ -90,7 +90,7 @@ class Recording:
 
     def __post_init__(self) -> None:
         source = f"recording {self.recording!r}"
-        eeg_uv, notes = _checked_signal(self.eeg_uv, self.sfreq_hz), list(self.notes)
+        eeg_uv, notes = _checked_signal(self.eeg_uv, self.sfreq_hz, source), list(self.notes)
         quality, recorded = epoch_quality(eeg_uv), self.quality_as_recorded
         if not np.isclose(self.sfreq_hz, SFREQ_HZ, rtol=1e-9):
             lost = f" Nothing above {self.sfreq_hz / 2:g} Hz is in it." if self.sfreq_hz < SFREQ_HZ else ""
@@ -213,17 +213,29 @@ def read_recording(
         raise ValueError(
             f"gain is {gain!r}, expected a factor such as 1e-6 for microvolts labelled as volts."
         )
+    for file, what in ((psg, "a recording"), (hypnogram, "a hypnogram")):
+        if isinstance(file, str | Path):
+            check_exists(Path(file), what)
     source = read_channel(psg, channel, gain)
     begin_s = 0.0 if lights_off is None else _seconds_to_lights_off(lights_off, source.start)
     eeg_uv = _whole_epochs(source, begin_s)
-    notes = source.notes + _notes_on_signal(source, begin_s, gain, len(eeg_uv))
-    stages, marked = None, np.zeros(len(eeg_uv), dtype=bool)
+    stages, marked, about = None, np.zeros(len(eeg_uv), dtype=bool), list[str]()
     if hypnogram is not None:
         lights_off_s = None if lights_off is None else begin_s
         stages, marked, about = align_stages(Path(hypnogram), source.start, len(eeg_uv), lights_off_s)
-        notes += about
     kept = _without_long_wake(stages, len(eeg_uv), wake_margin_min)
-    notes += _notes_on_epochs(stages, marked, kept)
+    left_s = round(len(source.signal_uv) / source.sfreq_hz - begin_s - EPOCH_S * len(eeg_uv), 2)
+    n_cut = len(eeg_uv) - kept.stop
+    n_marked = np.count_nonzero(marked[kept])
+    n_outside = 0 if stages is None else np.count_nonzero(stages[kept] == UNSCORED) - n_marked
+    done = {
+        f"epochs are counted from lights-off; the {begin_s:g} s before it are left out": begin_s > 0,
+        f"the file's values are multiplied by {gain:g}, as asked": gain != 1,
+        f"the last {left_s:g} s are no whole epoch and are left out": left_s > 0,
+        f"{kept.start} epochs before the night and {n_cut} after it are left out": kept.start + n_cut > 0,
+        f"{n_marked} epochs are movement time or '?': kept as -1": n_marked > 0,
+        f"{n_outside} epochs are not in the hypnogram: kept as -1": n_outside > 0,
+    }
     default_subject, default_recording = _identity(source.path)
     return Recording(
         eeg_uv=eeg_uv[kept],
@@ -234,18 +246,21 @@ def read_recording(
         channel=channel,
         start=source.start
         and source.start.replace(tzinfo=None) + timedelta(seconds=begin_s + EPOCH_S * kept.start),
-        notes=tuple(notes),
+        notes=(*source.notes, *about, *(note for note, is_so in done.items() if is_so)),
     )
 
 
-def _checked_signal(eeg_uv: np.ndarray, sfreq_hz: float) -> NDArray[np.float32]:
-    eeg_uv = np.asarray(eeg_uv, dtype=np.float32)
+def _check_rate(sfreq_hz: float, source: str | Path) -> None:
     if not MIN_SFREQ_HZ <= sfreq_hz < np.inf:
         raise ValueError(
-            f"the signal was sampled at {sfreq_hz:g} Hz, expected {SFREQ_HZ:g} Hz or at least "
-            f"{MIN_SFREQ_HZ:g}: the beta band (13-30 Hz) is not in it. Choose another channel or export it "
-            "at a higher rate."
+            f"{source} was sampled at {sfreq_hz:g} Hz, expected 100 Hz or at least {MIN_SFREQ_HZ:g}: the "
+            "beta band (13-30 Hz) is not in it. Choose another channel or export it at a higher rate."
         )
+
+
+def _checked_signal(eeg_uv: np.ndarray, sfreq_hz: float, source: str) -> NDArray[np.float32]:
+    _check_rate(sfreq_hz, source)
+    eeg_uv = np.asarray(eeg_uv, dtype=np.float32)
     n_samples = round(EPOCH_S * sfreq_hz)
     if eeg_uv.ndim != 2 or len(eeg_uv) == 0 or eeg_uv.shape[1] != n_samples:
         raise ValueError(
@@ -267,9 +282,8 @@ def _resampled(eeg_uv: NDArray[np.float32]) -> NDArray[np.float32]:
     """The epochs at 100 Hz; one that lacks a sample is NaN as a whole."""
     is_lost = ~np.isfinite(eeg_uv)
     signal_uv = np.zeros(eeg_uv.size)
-    if (
-        not is_lost.all()
-    ):  # one NaN would become a night of them, and a jump to 0 would ring in its neighbours
+    if not is_lost.all():
+        # Bridged, since one NaN would become a night of them, and a jump to 0 would ring in its neighbours.
         known = np.flatnonzero(~is_lost)
         signal_uv = np.interp(np.arange(eeg_uv.size), known, eeg_uv.ravel()[known])
     at_100_hz = mne.filter.resample(
@@ -284,22 +298,21 @@ def _seconds_to_lights_off(lights_off: str | float, start: datetime | None) -> f
     """Seconds from a recording's start to lights-off, the first moment with that time of day."""
     if isinstance(lights_off, Real) and np.isfinite(lights_off):
         return float(lights_off)
-    for layout in ("%H:%M:%S", "%H:%M"):
-        try:
-            clock = datetime.strptime(str(lights_off).strip(), layout).time()
-        except ValueError:
-            continue
-        if start is None:
-            raise ValueError(
-                f"lights_off is {lights_off!r}, but the recording's header gives no start; give it in "
-                "seconds from the first sample."
-            )
-        moment = datetime.combine(start.date(), clock, start.tzinfo)
-        return (moment + timedelta(days=moment < start) - start).total_seconds()
-    raise ValueError(
-        f"lights_off is {lights_off!r}, expected a time of day such as '22:31:17', or seconds from the "
-        "recording's first sample."
-    )
+    layout = "%H:%M:%S" if str(lights_off).count(":") == 2 else "%H:%M"
+    try:
+        clock = datetime.strptime(str(lights_off).strip(), layout).time()
+    except ValueError as error:
+        raise ValueError(
+            f"lights_off is {lights_off!r}, expected a time of day such as '22:31:17', or seconds from the "
+            "recording's first sample."
+        ) from error
+    if start is None:
+        raise ValueError(
+            f"lights_off is {lights_off!r}, but the recording's header gives no start; give it in seconds "
+            "from the first sample."
+        )
+    moment = datetime.combine(start.date(), clock, start.tzinfo)
+    return (moment + timedelta(days=moment < start) - start).total_seconds()
 
 
 def _whole_epochs(source: Channel, begin_s: float) -> NDArray[np.float64]:
@@ -307,47 +320,18 @@ def _whole_epochs(source: Channel, begin_s: float) -> NDArray[np.float64]:
 
     Where 30 s are no whole number of samples, each epoch begins at the sample next to its begin.
     """
+    _check_rate(source.sfreq_hz, source.path)
     duration_s = len(source.signal_uv) / source.sfreq_hz
-    if duration_s < EPOCH_S:
-        raise ValueError(
-            f"{source.path} holds {duration_s:g} s only, expected {EPOCH_S} s (one epoch) or more. "
-            "Check that this is the whole recording."
-        )
     if not 0 <= begin_s <= duration_s - EPOCH_S + 1e-6:  # rounding at odd rates
         raise ValueError(
-            f"lights_off is {begin_s:g} s after the start of {source.path} ({source.start}), which holds "
-            f"{duration_s:g} s; expected 0 s to one epoch before its end. Check clock and date."
+            f"{source.path} holds {duration_s:g} s from {source.start} on, expected {EPOCH_S} s (one epoch) "
+            f"or more after {begin_s:g} s. Is the file whole, and is lights_off right in clock and date?"
         )
     signal_uv = source.signal_uv[round(begin_s * source.sfreq_hz) :]
     epoch_samples = EPOCH_S * source.sfreq_hz
     n_samples, n_epochs = round(epoch_samples), int((len(signal_uv) + 0.5) / epoch_samples)
     starts = np.rint(epoch_samples * np.arange(n_epochs)).astype(int).clip(max=len(signal_uv) - n_samples)
     return np.stack([signal_uv[start : start + n_samples] for start in starts])
-
-
-def _notes_on_signal(source: Channel, begin_s: float, gain: float, n_epochs: int) -> list[str]:
-    notes = []
-    if begin_s:
-        notes.append(f"epochs are counted from lights-off; the {begin_s:g} s before it are left out")
-    if gain != 1:
-        notes.append(f"the file's values are multiplied by {gain:g}, as asked")
-    left_s = round(len(source.signal_uv) / source.sfreq_hz - begin_s - EPOCH_S * n_epochs, 2)
-    if left_s > 0:
-        notes.append(f"the last {left_s:g} s are no whole epoch and are left out")
-    return notes
-
-
-def _notes_on_epochs(stages: NDArray[np.int8] | None, marked: NDArray[np.bool_], kept: slice) -> list[str]:
-    """What was cut, and what has no stage."""
-    after = len(marked) - kept.stop
-    n_marked = np.count_nonzero(marked[kept])
-    n_outside = 0 if stages is None else np.count_nonzero(stages[kept] == UNSCORED) - n_marked
-    notes = {
-        f"{kept.start} epochs before the night and {after} after it are left out": kept.start + after,
-        f"{n_marked} epochs are movement time or '?': kept as -1": n_marked,
-        f"{n_outside} epochs are not in the hypnogram: kept as -1": n_outside,
-    }
-    return [note for note, count in notes.items() if count]
 
 
 def _without_long_wake(stages: NDArray[np.int8] | None, n_epochs: int, margin_min: float | None) -> slice:
@@ -402,8 +386,13 @@ def person_in_name(recording: str) -> int | str | None:
     Returns
     -------
     int, str or None
-        1 for ``"SC4012E0-PSG"``, ``"ST01"`` for ``"ST7011J0"`` (other people, so no number of their own),
-        ``"anna"`` for BIDS's ``"sub-anna_ses-2_eeg"``; None where the name says nothing.
+        The number of a person of Sleep-EDF's cassette study, ``"ST"`` and the number of one of its telemetry
+        study (other people), the subject in a BIDS name; None where the name says nothing.
+
+    Examples
+    --------
+    >>> person_in_name("SC4012E0-PSG"), person_in_name("ST7011J0"), person_in_name("sub-anna_ses-2_eeg")
+    (1, 'ST01', 'anna')
     """
     if named := _SLEEP_EDF_NAME.match(recording):
         return int(named["subject"]) if named["study"] == "SC4" else f"ST{named['subject']}"

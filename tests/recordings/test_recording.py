@@ -213,7 +213,7 @@ def test_a_kind_that_is_not_read_is_not_called_damaged(tmp_path, monkeypatch):
     psg = tmp_path / "night.set"
     psg.write_bytes(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(384) + b"\x89HDF\r\n\x1a\n")
     monkeypatch.setitem(sys.modules, "pymatreader", None)  # as if it were not there
-    with pytest.raises(ValueError, match="night.set is of a kind that is not read here .*7.3.* as EDF where"):
+    with pytest.raises(ValueError, match="night.set is of a kind that is not read here.* as EDF where.*7.3"):
         read_recording(psg)
 
 
@@ -259,7 +259,7 @@ def test_brainvision_is_read_and_a_damaged_one_refused(tmp_path):
     psg = write_brainvision(tmp_path / "night", steps(2), [])
     np.testing.assert_allclose(read_recording(psg).eeg_uv.ravel(), steps(2), atol=0.1)
     (tmp_path / "night.eeg").unlink()
-    with pytest.raises(ValueError, match="night.vhdr begins as it should but cannot be read"):
+    with pytest.raises(ValueError, match="night.vhdr is probably truncated or damaged"):
         read_recording(psg)
 
 
@@ -572,9 +572,9 @@ def test_lights_off_after_midnight_is_of_the_next_day(tmp_path):
     [
         ("half past ten", "expected a time of day such as '22:31:17', or seconds"),
         (float("nan"), "expected a time of day"),
-        (-1, "lights_off is -1 s after the start of .*which holds 600 s; expected 0 s to"),
-        (570.5, "expected 0 s to one epoch before its end"),
-        ("21:59", "lights_off is 86340 s after the start"),
+        (-1, "holds 600 s from .*, expected 30 s .one epoch. or more after -1 s.*lights_off"),
+        (570.5, "expected 30 s .* or more after 570.5 s"),
+        ("21:59", "or more after 86340 s.*is lights_off right"),
     ],
 )
 def test_lights_off_outside_the_recording_is_refused(psg, lights_off, message):
@@ -586,9 +586,7 @@ def test_a_hypnogram_on_a_grid_of_its_own_names_the_way_out(tmp_path, psg):
     hypnogram = write_hypnogram(
         tmp_path / "h.edf", [("Sleep stage 2", 17, 60), ("Sleep stage W", 77, 30)], EVENING
     )
-    with pytest.raises(
-        ValueError, match="All begin 17 s off the grid: lights_off=17 counts epochs from there"
-    ):
+    with pytest.raises(ValueError, match="All begin 17 s off the grid: lights_off=17 counts from there"):
         read_recording(psg, hypnogram)
     assert read_recording(psg, hypnogram, lights_off=17).stages[:4].tolist() == [2, 2, 0, -1]
 
@@ -788,7 +786,7 @@ def test_slow_sampling_is_refused(tmp_path):
 
 def test_less_than_an_epoch_is_refused(tmp_path):
     psg = write_psg(tmp_path / "short.edf", {"EEG Fpz-Cz": steps(1)[:2900]})
-    with pytest.raises(ValueError, match="holds 29 s only, expected 30 s"):
+    with pytest.raises(ValueError, match="holds 29 s .*, expected 30 s"):
         read_recording(psg)
 
 
@@ -834,7 +832,7 @@ def test_hypnogram_of_another_night_or_without_stages_is_refused(tmp_path, psg):
     spans = [("Sleep stage 2", 0, 60)]
     with pytest.raises(ValueError, match="expected some of 0 to 19.*of one night"):
         read_recording(psg, write_hypnogram(tmp_path / "other.edf", spans, datetime(2020, 3, 2, 22)))
-    with pytest.raises(ValueError, match="no annotations"):
+    with pytest.raises(ValueError, match="no stages.*Is it the signal"):
         read_recording(psg, psg)
 
 
