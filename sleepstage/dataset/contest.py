@@ -2,8 +2,10 @@
 
 A file ``<stage>/<subject>-<epoch>.npy`` holds a power spectrogram of 51 frequencies (0–50 Hz, 1 Hz apart) ×
 59 or 60 times, in V²/Hz, and no signal. So an epoch has spectral features, and none of the time domain. Files
-of 3,000 samples are read as a signal in volts. The data have no licence that allows us to pass them on, so
-everybody downloads them from the contest's own place.
+of 3,000 samples are read as a signal in volts. No licence to pass the data on is known, so everybody downloads
+them from the contest's own place.
+
+In: the archive or its folders. Out: a feature table with a row for each file.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import stat
 import tempfile
 import zipfile
 from pathlib import Path, PureWindowsPath
+from typing import Any
 
 import gdown
 import numpy as np
@@ -84,7 +87,7 @@ def fetch_contest(folder: str | Path = "data", url: str | None = None) -> Path:
             archive.unlink()  # so that the next call downloads it again
         raise ValueError(f"{said} Delete it.\n{how_else}")
     with zipfile.ZipFile(archive) as content, tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
-        content.extractall(scratch, filter(_MEMBER.fullmatch, content.namelist()))
+        content.extractall(scratch, [name for name in content.namelist() if _MEMBER.fullmatch(name)])
         (Path(scratch) / CONTEST_FOLDER).replace(unpacked)
     return unpacked
 
@@ -93,11 +96,12 @@ def _download(archive: Path, how_else: str, **source: str) -> None:
     """Download the archive with gdown, which goes on with what an interrupted download left."""
     archive.parent.mkdir(parents=True, exist_ok=True)
     # gdown 6 can stop waiting for a silent server; gdown 5 cannot, and it reports failures in another way.
-    waits = "timeout" not in inspect.signature(gdown.download).parameters
-    patience = {} if waits else {"timeout": 60, "retries": 3}
+    settings: dict[str, Any] = {"output": str(archive), "resume": True, **source}
+    if "timeout" in inspect.signature(gdown.download).parameters:
+        settings |= {"timeout": 60, "retries": 3}
     gdown_error = getattr(gdown.exceptions, "DownloadError", gdown.exceptions.FileURLRetrievalError)
     try:
-        gdown.download(output=str(archive), resume=True, **patience, **source)
+        gdown.download(**settings)
     except (gdown_error, OSError, RuntimeError) as error:  # errors of requests are OSErrors
         raise RuntimeError(f"the download of {archive.name} failed: {error}\n{how_else}") from error
     if not archive.is_file():

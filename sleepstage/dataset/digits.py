@@ -209,12 +209,10 @@ class PromptSpec:
                 f"{path} was written with {found}, this package has {VERSIONS}; make the prompt and the "
                 "adapter anew, or use the version of the package that wrote them"
             )
-        return cls(
-            digits=tuple(Digit(**digit) for digit in content.pop("digits")),
-            cuts={name: tuple(cuts) for name, cuts in content.pop("cuts").items()},
-            labels=tuple(content.pop("labels")),
-            **content,
-        )
+        content["digits"] = tuple(Digit(**digit) for digit in content["digits"])
+        content["cuts"] = {name: tuple(cuts) for name, cuts in content["cuts"].items()}
+        content["labels"] = tuple(content["labels"])
+        return cls(**content)
 
 
 def default_digits(train_table: pd.DataFrame) -> tuple[Digit, ...]:

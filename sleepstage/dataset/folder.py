@@ -1,4 +1,7 @@
-"""A folder of recordings becomes one feature table, night by night; what fails is listed, not fatal."""
+"""A folder of recordings becomes one feature table, night by night.
+
+In: the folder and a pattern of its files' names. Out: the table, and why the other recordings are not in it.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,6 @@ from .table import collect, drop_unscored, kept_table
 
 log = logging.getLogger(__name__)
 
-
 _FIELD = re.compile(r"{(\w+)}")
 
 
@@ -36,8 +38,9 @@ def folder_table(
 
     Nights are worked on through joblib: one by one by default, side by side inside
     ``with joblib.parallel_config(n_jobs=2):``, on a cluster with ``backend="dask"``. Each night's table is
-    kept in `tables` as soon as it is complete, so an interrupted call goes on where it was. A recording that
-    has changed since is read again, and all are when the features' definitions have.
+    kept in `tables` as soon as it is complete, so an interrupted call goes on where it was. A recording is
+    read again if it has changed, if its kept table is damaged, or if that was made by other definitions of
+    the features.
 
     Parameters
     ----------
@@ -86,12 +89,11 @@ def folder_table(
         """Give a night's table, kept or made, or say why there is none."""
         try:
             scored = None if hypnogram is None else _hypnogram_of(folder, path, names, hypnogram)
-            files = [(file.as_posix(), file.stat().st_size, file.stat().st_mtime_ns)
-                     for file in (path, scored) if file]  # fmt: skip
-            kept = tables / f"{path.stem}-{joblib.hash((files, names, settings))[:12]}.npz"
-            return kept_table(
-                kept, lambda: extract_features(read_recording(path, scored, **names, **settings))
-            )
+            versions = [(str(file), file.stat().st_size, file.stat().st_mtime_ns)
+                        for file in (path, scored) if file]  # fmt: skip
+            options = settings | names
+            kept = tables / f"{path.stem}-{joblib.hash((versions, options))[:12]}.npz"
+            return kept_table(kept, lambda: extract_features(read_recording(path, scored, **options)))
         except (ValueError, OSError) as error:
             return str(error)
 
@@ -109,6 +111,7 @@ def folder_table(
 
 
 def _hypnogram_of(folder: Path, path: Path, names: dict[str, str], pattern: str) -> Path:
+    """Find the one file that fits the hypnogram's pattern, filled in with a recording's names."""
     known = {**names, "stem": path.stem}
     if unknown := set(_FIELD.findall(pattern)) - set(known):
         raise ValueError(
@@ -122,21 +125,17 @@ def _hypnogram_of(folder: Path, path: Path, names: dict[str, str], pattern: str)
 
 
 def _matches(folder: Path, pattern: str) -> Iterator[tuple[Path, dict[str, str]]]:
-    """Files that fit a pattern, with the names found in their paths."""
-    seen: set[str] = set()
-    parts = []
-    for piece in re.split(r"({\w+}|\*\*/|\*)", pattern):
-        field = _FIELD.fullmatch(piece)
-        if field is None:
-            parts.append({"**/": "(?:.*/)?", "*": "[^/]*"}.get(piece, re.escape(piece)))
-        elif field[1] not in ("subject", "recording"):
-            raise ValueError(f"the pattern {pattern!r} has {piece}, expected {{subject}} or {{recording}}")
-        else:
-            parts.append(f"(?P={field[1]})" if field[1] in seen else f"(?P<{field[1]}>[^/]+?)")
-            seen.add(field[1])
-    regex = re.compile("".join(parts))
+    """Give the files that fit a pattern, with the names found in their paths."""
+    if unknown := sorted(set(_FIELD.findall(pattern)) - {"subject", "recording"}):
+        raise ValueError(
+            f"the pattern {pattern!r} has {{{unknown[0]}}}, expected {{subject}} or {{recording}}"
+        )
+    regex = re.escape(pattern).replace(r"\*\*/", "(?:.*/)?").replace(r"\*", "[^/]*")
+    for name in ("subject", "recording"):
+        field = re.escape(f"{{{name}}}")
+        regex = regex.replace(field, f"(?P<{name}>[^/]+?)", 1).replace(field, f"(?P={name})")
     for path in _files(folder):
-        if fits := regex.fullmatch(path.relative_to(folder).as_posix()):
+        if fits := re.fullmatch(regex, path.relative_to(folder).as_posix()):
             yield path, fits.groupdict()
 
 

@@ -2,6 +2,8 @@
 
 A night is 48 MB to download and a tenth of a megabyte as a feature table, so a class downloads once, on one
 computer, and shares the tables.
+
+In: the numbers of people and nights. Out: one feature table; each night's own table is kept on disk.
 """
 
 from __future__ import annotations
@@ -62,7 +64,7 @@ def sleep_edf_table(
         Where the tables are kept and the recordings downloaded.
     study : {"age", "telemetry"}
     keep_edf : bool
-        Keep the recordings (48 MB each); otherwise each is deleted once its table is written.
+        Keep the recordings (48 MB each); otherwise each is deleted once its features are computed.
     wake_margin_min : float or None
         As in :func:`sleepstage.read_recording`.
     keep_unscored : bool
@@ -93,9 +95,9 @@ def sleep_edf_table(
             f"{n_absent} of {len(paths)} nights are still to be read; downloaded, about {size_mb} MB: "
             f"{size_mb * 8 / 10 / 60:.0f} minutes at 10 Mbit/s"
         )
-    nights_left = tqdm(paths.items(), desc="Sleep-EDF", unit="night", disable=not n_absent)
     table = collect(
-        _night_table(path, *night, study, wake_margin_min, keep_edf) for night, path in nights_left
+        kept_table(path, partial(_read_night, *night, study, folder, wake_margin_min, keep_edf))
+        for night, path in tqdm(paths.items(), "Sleep-EDF", unit="night", disable=not n_absent)
     )
     if n_unscored := describe_nights(table)["unscored"].sum():
         done = "kept as -1" if keep_unscored else "left out"
@@ -131,21 +133,14 @@ def _existing(subjects: list[int], nights: list[int], study: str) -> list[tuple[
     return kept
 
 
-def _night_table(
-    path: Path, subject: int, night: int, study: str, wake_margin_min: float | None, keep_edf: bool
+def _read_night(
+    subject: int, night: int, study: str, folder: Path, wake_margin_min: float | None, keep_edf: bool
 ) -> pd.DataFrame:
-    """Give a night's kept table, or make it; then delete the recording, unless it is to be kept."""
-    fetched = []
-
-    def make() -> pd.DataFrame:
-        psg, hypnogram = _fetch(subject, night, study, path.parent)
-        fetched.append(psg)
-        return extract_features(read_recording(psg, hypnogram, wake_margin_min=wake_margin_min))
-
-    table = kept_table(path, make)
+    """Give a night's table, from the download on; then delete the recording, unless it is to be kept."""
+    psg, hypnogram = _fetch(subject, night, study, folder)
+    table = extract_features(read_recording(psg, hypnogram, wake_margin_min=wake_margin_min))
     if not keep_edf:
-        for psg in fetched:
-            psg.unlink()
+        psg.unlink()
     return table
 
 

@@ -1,4 +1,7 @@
-"""Where the notebooks' nights come from: one word, or one path, for every source that the package reads."""
+"""One word or one path opens any source of nights that the package reads.
+
+In: the word or the path. Out: a feature table without the epochs that have no stage.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Splits that do not leak: by subject, by blocks of one night, and nights recut at random."""
+"""Splits without leakage: by subject or by blocks of one night, and nights cut at random.
+
+In: a feature table of some nights. Out: who is for training and who for testing, or the rows that are kept.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,8 @@ from .table import check_index, check_people
 def split_table(table: pd.DataFrame, test_fraction: float = 0.2, seed: int = 0) -> pd.Series:
     """Split by subject, or where the table holds one person only, each night by blocks of time.
 
-    What the figures mean differs: see :func:`split_subjects` and :func:`split_blocks`, which do it.
+    The two kinds of figures mean different things: :func:`split_subjects` tests on other people,
+    :func:`split_blocks` on other parts of the same night.
 
     Returns
     -------
@@ -39,8 +43,8 @@ def split_subjects(table: pd.DataFrame, test_fraction: float = 0.25, seed: int =
     Raises
     ------
     ValueError
-        With fewer than two subjects; one night can be split by :func:`split_blocks`. If two subjects are one
-        person (:func:`check_people`): the two sides would share them.
+        If there are fewer than two subjects (:func:`split_blocks` can split one night), or if two subjects
+        are one person (:func:`sleepstage.dataset.table.check_people`), who could be on both sides.
     """
     subjects = table.index.get_level_values("subject")
     if subjects.nunique() < 2:
@@ -51,9 +55,9 @@ def split_subjects(table: pd.DataFrame, test_fraction: float = 0.25, seed: int =
     check_people(table)
     splitter = GroupShuffleSplit(n_splits=1, test_size=test_fraction, random_state=seed)
     _, test = next(splitter.split(table, groups=subjects))
-    split = np.full(len(table), "train", dtype=object)
-    split[test] = "test"
-    return pd.Series(split, index=table.index, name="split")
+    split = pd.Series("train", index=table.index, name="split")
+    split.iloc[test] = "test"
+    return split
 
 
 def split_blocks(
@@ -63,8 +67,8 @@ def split_blocks(
 
     The night is cut into ``n_blocks`` equal blocks; every ``test_every``-th is for testing. The
     ``gap_epochs`` training epochs next to a test block are left out, since neighbouring epochs are
-    alike. Figures from such a split say how well a night's rest is staged after seeing part of *the same
-    night*: they say nothing about other people.
+    alike. Figures from such a split say how well a model stages the other parts of a night that it was
+    trained on. They say nothing about other people.
 
     Returns
     -------
@@ -119,9 +123,9 @@ def first_nights(table: pd.DataFrame) -> pd.DataFrame:
 def recut(table: pd.DataFrame, seed: int | np.random.Generator = 1, max_epochs: int = 60) -> pd.DataFrame:
     """Cut a random number of epochs, 0 to ``max_epochs``, off both ends of every recording.
 
-    Sleep-EDF's nights are cut half an hour around sleep by the expert's own stages, so an epoch's place
-    in the file gives sleep onset away. After this it no longer does. Recordings are taken in the order of
-    their names, with one draw of two integers each.
+    Sleep-EDF's nights begin half an hour before the first epoch that the expert scored as sleep. So an
+    epoch's place in the file says when sleep began; after this cut it does not. Recordings are taken in the
+    order of their names, and two numbers are drawn for each.
     """
     rng = np.random.default_rng(seed)
     epoch = table.index.get_level_values("epoch").to_numpy()
@@ -134,14 +138,22 @@ def recut(table: pd.DataFrame, seed: int | np.random.Generator = 1, max_epochs: 
 
 
 def partial_nights(table: pd.DataFrame, rng: np.random.Generator, share: float) -> pd.DataFrame:
-    """Keep of some nights, chosen with the probability ``share``, a random piece of two to six hours only.
+    """Cut some nights down to a random part of two to six hours.
 
-    Levels within a piece differ from those within its night; who learns from both is not thrown by a
-    recording that begins late or ends early. Nights no longer than their piece stay whole.
+    A feature has another level within a part than within its whole night. A model that is trained on both
+    can also stage recordings that begin late or end early.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+    rng : numpy.random.Generator
+    share : float
+        The probability that a night is cut. A night that is shorter than its part stays whole.
     """
+    if not share:
+        return table
     kept = np.ones(len(table), dtype=bool)
-    nights = table.groupby(level=["recording", "subject"]).indices if share else {}
-    for _, rows in sorted(nights.items()):
+    for _, rows in sorted(table.groupby(level=["recording", "subject"]).indices.items()):
         length = int(rng.integers(240, 721))
         first = int(rng.integers(0, max(1, len(rows) - length + 1)))
         if rng.random() < share:
@@ -151,15 +163,22 @@ def partial_nights(table: pd.DataFrame, rng: np.random.Generator, share: float) 
 
 
 def check_no_leakage(train_subjects: Iterable[Any], test_subjects: Iterable[Any]) -> None:
-    """Refuse to test on a person who was trained on.
+    """Refuse to test on a person whose nights are in training.
 
-    Subjects are compared as text, and by what a recording's name says where it stands for a subject:
-    ``"SC4012E0"`` is subject 1.
+    Subjects are compared as text. Where a recording's name stands for a subject, the person that it names is
+    compared: ``"SC4012E0"`` is subject 1.
 
     Raises
     ------
     ValueError
-        Naming the subjects.
+        Naming the subjects that are on both sides.
+
+    Examples
+    --------
+    >>> check_no_leakage([1, 2], [3])
+    >>> check_no_leakage([1, 2], ["SC4012E0"])
+    Traceback (most recent call last):
+    ValueError: subjects 1 are in training and in test; all nights of a person must be on one side
     """
     both = sorted({_person(name) for name in train_subjects} & {_person(name) for name in test_subjects})
     if both:

@@ -206,7 +206,7 @@ def load_table(path: str | Path) -> pd.DataFrame:
 
 
 def kept_table(path: str | Path, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-    """Read the table that an earlier call kept at a path; otherwise make it and keep it there.
+    """Read the table that an earlier call kept at a path, or make it and keep it there.
 
     A kept table that is damaged, or whose features were defined otherwise than now, is made anew. A warning
     says so, and the old file stays beside the new one with ``.old`` behind its name.
@@ -276,10 +276,10 @@ def collect(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
 def check_people(table: pd.DataFrame) -> None:
     """Refuse a table in which one person or one recording stands under two names: it would leak in a split.
 
-    Found are two nights of one person whose names say so (those of Sleep-EDF and BIDS); two recordings that
-    share more than half of their epochs to the last digit; and two recordings that begin at the same moment
-    and whose features rise and fall together, as under another gain, polarity or sampling rate. Not found is
-    a copy that begins later and differs in its digits, nor a recording that was cut into two halves.
+    It finds two nights of one person whose names say so (those of Sleep-EDF and BIDS); two recordings that
+    share more than half of their epochs to the last digit; and two recordings that begin at the same epoch
+    and whose features rise and fall together, as under another gain, polarity or sampling rate. It does not
+    find a copy that begins later and differs in its digits, or the two halves of one recording.
 
     Raises
     ------
