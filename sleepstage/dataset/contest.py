@@ -2,8 +2,8 @@
 
 A file ``<stage>/<subject>-<epoch>.npy`` holds a power spectrogram of 51 frequencies (0–50 Hz, 1 Hz apart) ×
 59 or 60 times, in V²/Hz, and no signal. So an epoch has spectral features, and none of the time domain. Files
-of 3,000 samples are read as a signal in volts. No licence to pass the data on is known, so everybody downloads
-them from the contest's own place.
+of 3,000 samples are read as a signal in volts. No licence to pass the data on is known, so everybody has to
+download them from the contest's own place.
 
 In: the archive or its folders. Out: a feature table with a row for each file.
 """
