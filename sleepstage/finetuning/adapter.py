@@ -13,7 +13,7 @@ from huggingface_hub import HfApi
 from peft import PeftModel
 
 from ..dataset.digits import PromptSpec, label_token_ids, tokenizer_hash
-from ..files import DATA_DIR, Contents, check_replaceable, replacing
+from ..files import DATA_DIR, Contents, check_replaceable, replacing, write_json
 from .base_model import (
     architecture,
     check_finite,
@@ -152,7 +152,7 @@ def save_adapter(adapter: Adapter, folder: str | Path) -> None:
         _keep_only_what_is_set(scratch / "adapter_config.json")
         adapter.spec.save(scratch / "prompt.json")
         adapter.prior.save(scratch / "prior.json")
-        _write_json(scratch / "train.json", adapter.card)
+        write_json(scratch / "train.json", adapter.card)
     for weight in lora.values():
         weight.data = weight.data.float()
 
@@ -160,11 +160,7 @@ def save_adapter(adapter: Adapter, folder: str | Path) -> None:
 def _keep_only_what_is_set(config: Path) -> None:
     """Drop the settings that are off: an older peft does not know all settings of a newer one."""
     settings = json.loads(config.read_text(encoding="utf-8"))
-    _write_json(config, {name: value for name, value in settings.items() if value not in (None, False, {})})
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_json(config, {name: value for name, value in settings.items() if value not in (None, False, {})})
 
 
 def merge(adapter: str | Path, folder: str | Path, base: str | Path | None = None) -> Path:

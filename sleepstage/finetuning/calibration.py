@@ -20,6 +20,7 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import GroupKFold
 
 from ..dataset.table import consecutive_runs
+from ..files import write_json
 from ..stages import STAGES, UNSCORED, answered, proba_array
 
 _SMALLEST = 1e-6  # no model is surer than that, and logarithms stay finite
@@ -70,7 +71,7 @@ class HypnogramPrior:
 
     def save(self, path: str | Path) -> None:
         """Write the prior as JSON."""
-        Path(path).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        write_json(Path(path), asdict(self))
 
     @classmethod
     def load(cls, path: str | Path) -> HypnogramPrior:

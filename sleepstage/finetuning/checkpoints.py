@@ -16,7 +16,7 @@ from typing import Any
 from accelerate import PartialState
 from transformers import TrainerCallback
 
-from ..files import Contents, check_replaceable, remove_ours, replacing
+from ..files import Contents, check_replaceable, remove_ours, replacing, write_json
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ N_KEPT = 2  # the newest, and the one before it in case that is damaged
 # What transformers and peft write into a checkpoint, a whole model's and FSDP's included.
 _CHECKPOINT_FILE = re.compile(
     r"adapter_(config\.json|model\.safetensors)|README\.md|(optimizer|scheduler|scaler)\.pt|rng_state(_\d+)?\.pth"
-    r"|trainer_state\.json|training_args\.bin|complete\.json(\.partial)?|chat_template\.jinja|merges\.txt"
+    r"|trainer_state\.json|training_args\.bin|complete\.json(\.partial\d*)?|chat_template\.jinja|merges\.txt"
     r"|tokenizer\.model|(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)"
     r"\.json|model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|(pytorch_model_fsdp|optimizer)_\d+(/[^/]+)?"
 )
@@ -60,10 +60,7 @@ class MarkComplete(TrainerCallback):
         PartialState().wait_for_everyone()  # every process keeps its random state in a file of its own
         if state.is_world_process_zero:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            content = {"run": self.run, "files": _digests(folder)}
-            partial = folder / f"{_MARKER}.partial"
-            partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-            partial.replace(folder / _MARKER)
+            write_json(folder / _MARKER, {"run": self.run, "files": _digests(folder)})
             _keep_newest(folder.parent)
             if self.copy_to is not None:
                 copy_checkpoint(folder, self.copy_to)
