@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from sleepstage.__main__ import main
-from sleepstage.files import Contents, check_replaceable, replacing
+from sleepstage.evaluation.baselines import majority_baseline
+from sleepstage.files import Contents, check_replaceable, replacing, write_json, write_whole
 
 LETTERS = Contents("a folder of letters", {"a.txt", "b.txt", "mark.json"}.__contains__, "mark.json")
 
@@ -118,6 +121,18 @@ def test_a_kill_between_the_moves_is_mended_by_the_next_call(tmp_path, monkeypat
     assert all_of(tmp_path) == {"own/a.txt": "first", "own/mark.json": "{}"}
 
 
+def test_a_file_that_cannot_be_written_whole_leaves_the_old_one(tmp_path):
+    path = tmp_path / "deep" / "figures.json"
+    write_json(path, {"kappa": 0.7, "note": "µV"})
+    before = path.read_bytes()
+    with pytest.raises(KeyError):
+        write_whole(path, lambda file: file.write(b"half") and {}["gone"])
+    with pytest.raises(TypeError):
+        write_json(path, {"model": object()})
+    assert path.read_bytes() == before and json.loads(before) == {"kappa": 0.7, "note": "µV"}
+    assert [file.name for file in path.parent.iterdir()] == ["figures.json"]
+
+
 def test_what_a_kill_after_the_moves_left_is_deleted(tmp_path):
     write(tmp_path / "own", "second")
     write(tmp_path / "own-being-replaced", "first")
@@ -131,7 +146,8 @@ def test_the_demo_keeps_a_users_file(tmp_path, capsys, monkeypatch):
     thesis = tmp_path / "lesson" / "adapter" / "thesis.docx"
     thesis.parent.mkdir(parents=True)
     thesis.write_text("mine")
-    monkeypatch.setattr("sleepstage.course.demo._stage_with_shipped_adapter", lambda *_: {})
+    quick = SimpleNamespace(predict_proba=lambda table: majority_baseline(table, table))
+    monkeypatch.setattr("sleepstage.staging.stager.Stager.from_pretrained", lambda *_: quick)
     monkeypatch.setattr(
         "sleepstage.finetuning.trainer.build_trainer", lambda *_, **__: pytest.fail("it began to train")
     )

@@ -64,7 +64,8 @@ def evaluate_cohort(
             "got neither a stager nor a training table for the baseline; there is nothing to score"
         )
     stages, subjects = table["stage"], table.index.unique("subject")
-    probabilities, seconds = {}, np.nan
+    probabilities: dict[str, pd.DataFrame] = {}
+    seconds = np.nan
     if stager is not None:
         check_no_leakage(stager.trained_on, subjects)
         started = time.perf_counter()

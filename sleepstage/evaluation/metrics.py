@@ -169,12 +169,12 @@ def _check_same_epochs(stages: ArrayLike, proba: pd.DataFrame | ArrayLike) -> No
     n_stages, n_answers = np.shape(stages)[0], np.shape(proba)[0]
     if n_stages != n_answers:
         raise ValueError(f"{n_stages} stages but {n_answers} predictions; give both for the same epochs")
-    both_named = isinstance(stages, pd.Series) and isinstance(proba, pd.DataFrame | pd.Series)
-    if both_named and not stages.index.equals(proba.index):
-        raise ValueError(
-            "stages and predictions have different indices; bring both to the same epochs in the same order, "
-            "for example with stages.loc[proba.index]"
-        )
+    if isinstance(stages, pd.Series) and isinstance(proba, pd.DataFrame | pd.Series):
+        if not stages.index.equals(proba.index):
+            raise ValueError(
+                "stages and predictions have different indices; bring both to the same epochs in the same "
+                "order, for example with stages.loc[proba.index]"
+            )
 
 
 def _normalized(proba: np.ndarray) -> np.ndarray:
