@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import csv
 import re
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +44,8 @@ _SYNONYMS = {"trial_type": "stage", "description": "stage"}  # BIDS's events, MN
 _WHOLE_NUMBER = re.compile(r"^(-?\d)\.0*(e\+00)?$")  # as numpy's savetxt writes an integer
 
 
-class Spans(NamedTuple):
+@dataclass(frozen=True)
+class Spans:
     """The stages of a hypnogram in the order of time.
 
     Attributes
