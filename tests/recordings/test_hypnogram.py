@@ -1,5 +1,8 @@
 """Hypnograms as text, against the shipped night's own EDF+ hypnogram."""
 
+from datetime import time
+
+import edfio
 import numpy as np
 import pytest
 
@@ -63,6 +66,16 @@ def test_a_table_may_leave_gaps_and_mark_what_is_not_scored(tmp_path):
 def test_the_columns_of_bids_and_of_mne_are_known(name, tmp_path):
     text = write(tmp_path / "h.tsv", f"onset\tduration\t{name}\n0\t60\tSleep stage 2\n")
     assert align_stages(text, None, 2)[0].tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("text", ["N2", "sleep stage n2", "SLEEP STAGE 2", "S2", "Stable Light Sleep"])
+def test_annotations_and_text_know_the_same_writings_of_a_stage(text, tmp_path):
+    annotations = [edfio.EdfAnnotation(0, 60, text)]
+    edfio.Edf([], annotations=annotations, starttime=time(22)).write(tmp_path / "h.edf")
+    write(tmp_path / "h.csv", f"onset,duration,stage\n0,60,{text}\n")
+    with pytest.warns(UserWarning, match="gives no start"):
+        assert align_stages(tmp_path / "h.edf", None, 2)[0].tolist() == [2, 2]
+    assert align_stages(tmp_path / "h.csv", None, 2)[0].tolist() == [2, 2]
 
 
 def test_one_stage_more_than_whole_epochs_is_the_last_one_cut_short(tmp_path):

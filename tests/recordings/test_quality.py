@@ -1,11 +1,11 @@
-"""The quality of an epoch: what is named, and what is not."""
+"""What the signal itself says: which epochs are lost, and what a night of nothing tells."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from sleepstage.recordings.quality import epoch_quality
+from sleepstage.recordings.quality import check_unit, epoch_quality, unusual_amplitude
 
 
 @pytest.mark.parametrize("freq_hz", [0.5, 1, 5, 10, 12.5, 20, 25])
@@ -22,3 +22,9 @@ def test_an_electrode_that_came_off_within_an_epoch_is_named():
     x[3, ::2] = 3.0  # every other sample: no stretch
     x[4, :600] = -500.0  # held at the amplifier's limit
     assert list(epoch_quality(x)) == ["ok", "disconnected", "disconnected", "ok", "clipped"]
+
+
+def test_a_night_of_which_nothing_was_recorded_is_neither_refused_nor_unusual():
+    for nothing in (np.zeros((3, 3000)), np.full((3, 3000), np.nan)):
+        check_unit(nothing, "the night")
+        assert unusual_amplitude(nothing) == []

@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import edfio
@@ -542,6 +543,36 @@ def test_lost_and_clipped_epochs_of_an_array_cost_themselves_only():
     assert table["quality"].tolist() == ["ok", "nan", "ok", "nan", "ok", "clipped"]
     for epoch in (0, 2, 4):
         np.testing.assert_allclose(night.eeg_uv[epoch, 100:-100], whole.eeg_uv[epoch, 100:-100], atol=1)
+
+
+@pytest.mark.filterwarnings("ignore:.*resampled")
+def test_a_changed_copy_of_a_night_is_judged_anew_and_keeps_what_resampling_hides():
+    array = steps(3, 7680).reshape(3, -1)
+    array[1, 1000:1400] = array[1].max()
+    night = Recording(array, 256, None, "anna", "first", "C4-M1")
+    dead = replace(night, eeg_uv=np.where(np.arange(3)[:, None] == 2, 0, night.eeg_uv))
+    assert night.quality.tolist() == ["ok", "clipped", "ok"]
+    assert dead.quality.tolist() == ["ok", "clipped", "zero"]
+    at_100_hz = Recording(night.eeg_uv, 100, None, "anna", "first", "C4-M1")
+    assert replace(at_100_hz, eeg_uv=night.eeg_uv[:1]).quality.tolist() == ["ok"]
+
+
+def test_an_array_under_an_offset_says_so_once():
+    night = Recording(steps(3).reshape(3, -1) + 300, 100, None, "anna", "first", "C4-M1")
+    assert len(night.notes) == 1 and night.notes[0].startswith("a constant offset of 301 uV")
+    assert replace(night, subject="bea").notes == night.notes
+
+
+@pytest.mark.parametrize("sfreq_hz", [99.87, 128.41, 199.99])
+def test_epochs_stay_in_place_where_30_s_are_no_whole_number_of_samples(sfreq_hz):
+    seconds = np.arange(int(40 * 30 * sfreq_hz)) / sfreq_hz
+    wave = 40 * np.sin(2 * np.pi * 1.3 * seconds) + 5 * (seconds // 30)
+    with pytest.warns(UserWarning, match="resampled"):
+        night = read_recording(as_raw(wave, sfreq_hz))
+    assert night.n_epochs in (39, 40)  # the last may lack a part of a sample
+    at_100_hz = np.arange(3000 * night.n_epochs).reshape(-1, 3000) / 100
+    expected = 40 * np.sin(2 * np.pi * 1.3 * at_100_hz) + 5 * (at_100_hz // 30)
+    np.testing.assert_allclose(night.eeg_uv[:, 100:-100], expected[:, 100:-100], atol=4)
 
 
 # Other epoch positions
