@@ -3,6 +3,7 @@
 import inspect
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -43,12 +44,8 @@ def test_conda_installs_the_same_set_with_the_same_bounds():
 
 
 def read_python_bound():
-    (line,) = [
-        line
-        for line in (ROOT / "pyproject.toml").read_text().splitlines()
-        if line.startswith("requires-python")
-    ]
-    return Requirement("python" + line.split('"')[1]).specifier
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return Requirement("python" + project["requires-python"]).specifier
 
 
 def test_every_requirement_has_a_lower_bound_and_a_tested_version_above_it():

@@ -30,6 +30,13 @@ def majority_baseline(train_table: pd.DataFrame, table: pd.DataFrame) -> pd.Data
     ------
     ValueError
         When `train_table` has no scored epoch that has a feature.
+
+    Examples
+    --------
+    >>> index = pd.MultiIndex.from_product([["Ann"], ["night 1"], range(4)], names=INDEX)
+    >>> table = pd.DataFrame({"std_uv": 20.0, "stage": [0, 2, 2, 2]}, index)
+    >>> majority_baseline(table, table).iloc[0].to_dict()
+    {'W': 0.25, 'N1': 0.0, 'N2': 0.75, 'N3': 0.0, 'REM': 0.0}
     """
     codes = _training_stages(train_table)
     shares = np.bincount(codes[codes != UNSCORED], minlength=len(STAGES)) / (codes != UNSCORED).sum()
