@@ -23,10 +23,7 @@ DATA_DIR: Path = Path(__file__).parent / "data"
 def check_exists(path: Path, what: str) -> None:
     """Raise a FileNotFoundError if there is no file; `what` says what it should hold, ``"a hypnogram"``."""
     if not path.is_file():
-        folder = path.parent.resolve()
-        raise FileNotFoundError(
-            f"there is no file {path}, expected {what}. Check the path (folder: {folder})."
-        )
+        raise FileNotFoundError(f"there is no file {path.absolute()}, expected {what}. Check the path.")
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:

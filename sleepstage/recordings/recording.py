@@ -98,14 +98,16 @@ class Recording:
             notes.append(f"resampled from {self.sfreq_hz:g} to {SFREQ_HZ:g} Hz")
             eeg_uv, recorded = _resampled(eeg_uv), quality
             quality = epoch_quality(eeg_uv)
-        if recorded is not None:
-            _check_one_an_epoch("quality_as_recorded", recorded, len(eeg_uv))
-            quality = np.where(recorded == "ok", quality, recorded)
         check_unit(eeg_uv, source)
-        stages = self.stages
-        if stages is not None:
-            stages = stage_codes(stages)
-            _check_one_an_epoch("stages", stages, len(eeg_uv))
+        stages = None if self.stages is None else stage_codes(self.stages)
+        for name, values in (("stages", stages), ("quality_as_recorded", recorded)):
+            if values is not None and values.shape != (len(eeg_uv),):
+                raise ValueError(
+                    f"{name} has shape {values.shape}, expected ({len(eeg_uv)},): one for each epoch. "
+                    "Cut both alike, or pass None."
+                )
+        if recorded is not None:
+            quality = np.where(recorded == "ok", quality, recorded)
         # The dataclass is frozen for its users; here its arrays are brought to their contract once.
         vars(self).update(
             eeg_uv=eeg_uv,
@@ -268,14 +270,6 @@ def _checked_signal(eeg_uv: np.ndarray, sfreq_hz: float, source: str) -> NDArray
             f"epochs of {EPOCH_S} s at {sfreq_hz:g} Hz."
         )
     return eeg_uv
-
-
-def _check_one_an_epoch(name: str, values: np.ndarray, n_epochs: int) -> None:
-    if values.shape != (n_epochs,):
-        raise ValueError(
-            f"{name} has shape {values.shape}, expected ({n_epochs},): one for each epoch of eeg_uv. "
-            "Cut both alike, or pass None."
-        )
 
 
 def _resampled(eeg_uv: NDArray[np.float32]) -> NDArray[np.float32]:
