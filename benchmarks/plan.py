@@ -27,7 +27,6 @@ from sleepstage.finetuning.base_model import quiet_libraries
 from sleepstage.finetuning.memory_plan import (
     ARCHITECTURES,
     GIB,
-    Texts,
     dequantization_bytes,
     optimizer_bytes,
     prepare_for_training,
@@ -92,18 +91,18 @@ def main() -> None:
     architecture = copy.deepcopy(ARCHITECTURES[LLAMA_3B])
     architecture.num_hidden_layers = options.layers
     preset = replace(CPU, gradient_checkpointing=True)
-    texts = Texts(options.windows, options.tokens, n_answers=34)
+    texts = (options.windows, options.tokens, 34)  # answers
     lora = lora_config(T4.training_config())
 
     unquantized = twin(architecture, preset, lora)
-    traced = trace_step(unquantized, preset, texts)
+    traced = trace_step(unquantized, preset, *texts)
     adapter = [p.numel() for p in unquantized.parameters() if p.requires_grad]
     optimizer = sum(optimizer_bytes(numel, preset.optimizer) for numel in adapter)
     planned = {
         "weights": weights_bytes(unquantized, nf4=True),
         "adapter": 8 * sum(adapter),
         "optimizer": optimizer,
-        "step": traced.peak_bytes + dequantization_bytes(unquantized),
+        "step": traced.peak + dequantization_bytes(unquantized),
     }
     del unquantized
 
@@ -114,7 +113,7 @@ def main() -> None:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     adamw = torch.optim.AdamW(trained, fused=True)
     for _ in range(2):  # in the second, gradients and the optimizer's states are there from the beginning
-        take_step(model, preset.dtype, texts)
+        take_step(model, preset.dtype, *texts)
         adamw.step()
     measured = peak_bytes() - before
 

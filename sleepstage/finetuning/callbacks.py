@@ -1,4 +1,4 @@
-"""What happens beside the training steps: a clock, a progress bar, somebody who watches the loss."""
+"""What happens beside the training steps: a clock, a progress bar, a function that watches the loss."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from collections.abc import Callable
 import pandas as pd
 from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
 
 class Clock(TrainerCallback):
-    """Stops the training after a number of minutes; of several processes, the first one's watch counts.
+    """Stops the training after a number of minutes.
 
-    Without that, one would stop a step before the others, which would wait for it for ever.
+    Of several processes, the first one's clock counts. Otherwise one process could stop a step before the
+    others, and they would wait for it for ever.
 
     Attributes
     ----------
@@ -61,9 +62,9 @@ class ProgressBar(TrainerCallback):
 
 
 class Watch(TrainerCallback):
-    """Hands the training curve to somebody who looks at it: now and then while it grows, and at the end."""
+    """Calls a function with the training curve: every few seconds while it grows, and at the end."""
 
-    SECONDS = 5.0  # looking takes time: a picture, most likely
+    SECONDS = 5.0  # between two calls: the function most likely draws a picture, which takes time
 
     def __init__(self, watch: Callable[[pd.DataFrame], None]):
         self.watch, self.last = watch, -math.inf
@@ -77,6 +78,7 @@ class Watch(TrainerCallback):
         self.watch(training_curve(state))
 
 
-def training_curve(state) -> pd.DataFrame:
-    curve = pd.DataFrame([entry for entry in state.log_history if "loss" in entry])
-    return curve[["step", "loss", "learning_rate"]]
+def training_curve(state: TrainerState) -> pd.DataFrame:
+    """Take ``step``, ``loss`` and ``learning_rate`` out of what a trainer has logged."""
+    logged = [entry for entry in state.log_history if "loss" in entry]
+    return pd.DataFrame(logged, columns=["step", "loss", "learning_rate"])

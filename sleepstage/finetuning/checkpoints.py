@@ -1,6 +1,7 @@
 """Checkpoints that can be trusted: marked when they are whole, and resumed by the run they belong to only.
 
-A machine that vanishes takes its disk along, so each can be copied to another place: a mounted Drive, say.
+When a Colab machine is taken away its disk is lost, so each checkpoint can be copied to another disk, such as
+a mounted Drive.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from accelerate import PartialState
 from transformers import TrainerCallback
 
@@ -22,10 +24,7 @@ log = logging.getLogger(__name__)
 
 
 _MARKER = "complete.json"
-
-
-N_KEPT = 2  # the newest, and the one before it in case that is damaged
-
+_N_KEPT = 2  # the newest, and the one before it in case that is damaged
 
 # What transformers and peft write into a checkpoint, a whole model's and FSDP's included.
 _CHECKPOINT_FILE = re.compile(
@@ -37,7 +36,6 @@ _CHECKPOINT_FILE = re.compile(
 
 
 CHECKPOINT = Contents("a checkpoint", _CHECKPOINT_FILE.fullmatch, _MARKER)
-
 
 CHECKPOINTS = Contents(
     "a folder of checkpoints",
@@ -52,9 +50,8 @@ class MarkComplete(TrainerCallback):
     Then copies the checkpoint to the folder ``copy_to``, if there is one. The newest two are kept in both.
     """
 
-    def __init__(self, run: dict[str, Any], copy_to: str | Path | None = None):
-        self.run = run
-        self.copy_to = None if copy_to is None else Path(copy_to)
+    def __init__(self, run: dict[str, Any], copy_to: Path | None):
+        self.run, self.copy_to = run, copy_to
 
     def on_save(self, args, state, control, **kwargs):
         PartialState().wait_for_everyone()  # every process keeps its random state in a file of its own
@@ -63,14 +60,9 @@ class MarkComplete(TrainerCallback):
             write_json(folder / _MARKER, {"run": self.run, "files": _digests(folder)})
             _keep_newest(folder.parent)
             if self.copy_to is not None:
-                copy_checkpoint(folder, self.copy_to)
-
-
-def copy_checkpoint(folder: Path, place: Path) -> None:
-    """Copy a checkpoint beside others, whole or not at all, and drop all but the newest there."""
-    with replacing(place / folder.name, CHECKPOINT) as copy:
-        shutil.copytree(folder, copy, dirs_exist_ok=True)
-    _keep_newest(place)
+                with replacing(self.copy_to / folder.name, CHECKPOINT) as copy:
+                    shutil.copytree(folder, copy, dirs_exist_ok=True)
+                _keep_newest(self.copy_to)
 
 
 def check_places(work: Path, copy_to: Path | None, resume: bool) -> None:
@@ -91,7 +83,7 @@ def check_places(work: Path, copy_to: Path | None, resume: bool) -> None:
     """
     if not resume:
         check_replaceable(work, CHECKPOINTS)
-    for folder in _checkpoints(copy_to) if copy_to is not None else []:
+    for folder in _checkpoints(copy_to):
         check_replaceable(folder, CHECKPOINT)
         if not resume:
             raise ValueError(
@@ -101,15 +93,15 @@ def check_places(work: Path, copy_to: Path | None, resume: bool) -> None:
 
 
 def _keep_newest(place: Path) -> None:
-    """Delete all whole checkpoints but the newest; by number, since clocks are set back now and then."""
-    for old in [folder for folder in _checkpoints(place) if (folder / _MARKER).is_file()][:-N_KEPT]:
+    """Delete all whole checkpoints but the newest two: by number, since a clock may have been set back."""
+    for old in [folder for folder in _checkpoints(place) if (folder / _MARKER).is_file()][:-_N_KEPT]:
         remove_ours(old, CHECKPOINT)
 
 
-def newest_complete(places: list[Path], run: dict[str, Any]) -> Path | None:
+def newest_complete(places: list[Path | None], run: dict[str, Any]) -> Path | None:
     """Give the newest whole checkpoint in some folders, or None if there is none.
 
-    One that was cut off or damaged is passed over, with a warning, for the one before it.
+    A checkpoint that was cut off or damaged is passed over with a warning, and the one before it is taken.
 
     Raises
     ------
@@ -128,30 +120,32 @@ def newest_complete(places: list[Path], run: dict[str, Any]) -> Path | None:
             log.warning("%s is damaged; it is passed over", folder)
             continue
         before, now = _flat(content["run"]), _flat(run)
-        differing = [name for name in sorted(before | now) if before.get(name) != now.get(name)]
-        if differing:
-            changes = ", ".join(
-                f"{name} ({before.get(name)} then, {now.get(name)} now)" for name in differing
-            )
+        changes = [
+            f"{name} ({before.get(name)} then, {now.get(name)} now)"
+            for name in sorted(before | now)
+            if before.get(name) != now.get(name)
+        ]
+        if changes:
             raise ValueError(
-                f"{folder} belongs to another run: {changes}. Resume with what it began with, or give "
-                "this run's adapter and copies another folder."
+                f"{folder} belongs to another run: {', '.join(changes)}. Resume with what it began with, or "
+                "give this run's adapter and copies another folder."
             )
         return folder
     return None
 
 
-def _checkpoints(place: Path) -> list[Path]:
-    """Give the folders ``checkpoint-<step>`` in order; a Drive's ``checkpoint-4 (1)`` is none."""
-    named = [path for path in place.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
-    return sorted(named, key=_step)
+def _checkpoints(place: Path | None) -> list[Path]:
+    """Give the folders ``checkpoint-<step>`` of a place in order; a Drive's ``checkpoint-4 (1)`` is none."""
+    found = [] if place is None else place.glob("checkpoint-*")
+    return sorted((path for path in found if path.name.removeprefix("checkpoint-").isdecimal()), key=_step)
 
 
-def _step(folder: Path) -> int:
-    return int(folder.name.rpartition("-")[2])
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
 def _digests(folder: Path) -> dict[str, str]:
+    """Give the SHA-256 of each file of a checkpoint by its name, the marker left out."""
     digests = {}
     for path in sorted(folder.iterdir()):
         if path.is_file() and not path.name.startswith(_MARKER):
@@ -161,11 +155,6 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 def _flat(run: dict[str, Any]) -> dict[str, Any]:
-    """A dictionary of dictionaries as ``outer.inner`` names, with values as JSON keeps them."""
-    flat = {}
-    for name, value in json.loads(json.dumps(run)).items():
-        if isinstance(value, dict):
-            flat |= {f"{name}.{inner}": content for inner, content in value.items()}
-        else:
-            flat[name] = value
+    """Name the values of a dictionary of dictionaries ``outer.inner``, as JSON keeps them."""
+    (flat,) = pd.json_normalize(json.loads(json.dumps(run)), max_level=1).to_dict("records")
     return flat

@@ -1,20 +1,14 @@
 """What a fine-tuning will need, before a machine is asked for: memory, tokens and operations.
 
-Weights and optimizer are counted from the base model's configuration. Activations are traced: one real
-training step runs on tensors that have a shape but no content, and every tensor that it makes is counted
-while it lives.
-
-
-A training step traced on tensors without content: what it holds at most, and how much it computes.
-
-Every tensor that an operation makes is counted from then until nobody holds it, as PyTorch's allocator would.
+Weights and optimizer are counted from the base model's architecture. Activations are traced: one real
+training step runs on tensors that have a shape but no content. Every tensor that an operation makes is
+counted until nobody holds it, as PyTorch's allocator would.
 """
 
 from __future__ import annotations
 
 import math
 import weakref
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -26,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import flop_registry
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from ..dataset.digits import COHORT_COLUMNS, EEG_COLUMNS, Digit, PromptSpec, default_digits
@@ -38,44 +32,32 @@ from .trainer import lora_config
 
 GIB = 2**30
 
-
-NIGHTS, EPOCHS_A_NIGHT = 16, 1000  # where no table is given: eight people's two nights in Sleep-EDF
-
-
 NOT_TRACED = (
     "Not in it, for a CPU cannot trace them: the CUDA context and the kernels' workspaces (some hundred MB), "
     "that of scaled-dot-product attention among them; its scores are counted as if they were kept in full."
 )
 
 
-ARCHITECTURES = {
-    LLAMA_3B: LlamaConfig(
-        vocab_size=128_256,
-        hidden_size=3072,
-        intermediate_size=8192,
-        num_hidden_layers=28,
-        num_attention_heads=24,
-        num_key_value_heads=8,
+def _llama(vocabulary: int, width: int, inner: int, layers: int, heads: int, kv_heads: int) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
         tie_word_embeddings=True,
-    ),
-    OFFLINE_MODEL: LlamaConfig(
-        vocab_size=49_152,
-        hidden_size=576,
-        intermediate_size=1536,
-        num_hidden_layers=30,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        tie_word_embeddings=True,
-    ),
-}
+    )
 
+
+ARCHITECTURES = {
+    LLAMA_3B: _llama(vocabulary=128_256, width=3072, inner=8192, layers=28, heads=24, kv_heads=8),
+    OFFLINE_MODEL: _llama(vocabulary=49_152, width=576, inner=1536, layers=30, heads=9, kv_heads=3),
+}
 
 DIGITS_A_TOKEN = {LLAMA_3B: 3, OFFLINE_MODEL: 1}  # what their tokenizers make of a line of digits
 
-
 _NF4_BLOCK, _SCALES_BLOCK = 64, 256  # weights that share a scale of one byte; scales that share a float32
-
-
 _NF4_TABLES = 4 * (16 + 256 + 1)  # of a matrix: values of four bits, values of its scales, their mean
 
 
@@ -87,71 +69,73 @@ def training_plan(preset: Preset, table: pd.DataFrame | None = None, **settings:
     preset : Preset
         Its base must be one of ``ARCHITECTURES``.
     table : pandas.DataFrame, optional
-        The training table; without one, sixteen nights of a thousand epochs with the features of an EEG.
+        The training table; without one, sixteen nights of a thousand epochs with the features of an EEG:
+        eight people's two nights in Sleep-EDF.
     **settings
-        For :class:`sleepstage.TrainingConfig`, ``windows_per_batch`` or ``lora_rank`` say.
+        For :class:`sleepstage.TrainingConfig`, such as ``windows_per_batch`` or ``lora_rank``.
 
     Returns
     -------
     dict
-        ``peak_gib``, ``memory_gib``, ``fits``; its parts ``weights_gib``, ``lora_gib`` (weights and
-        gradients), ``optimizer_gib``, ``activations_gib`` and ``logits_gib``: logits are at their most at
-        another moment than all together, so that the parts can come to more than the peak; the same two
-        with the usual loss on every token, ``full_logits_peak_gib`` and ``full_logits_gib``;
-        ``tokens_per_epoch`` (of sleep), ``tokens_per_pass`` and ``flops_per_pass`` over the table, and what
-        was traced.
+        ``peak_gib``, ``memory_gib``, ``fits``; the parts ``weights_gib``, ``lora_gib`` (weights and
+        gradients), ``optimizer_gib``, ``activations_gib`` and ``logits_gib``; ``full_logits_peak_gib`` and
+        ``full_logits_gib``, the same with the usual loss on every token; ``tokens_per_epoch`` (of sleep),
+        ``tokens_per_pass`` and ``flops_per_pass`` over the table; and what was traced. Logits are largest at
+        another moment than all tensors together, so the parts can sum to more than the peak.
 
     Raises
     ------
     ValueError
-        If the base is another.
+        If there is no architecture of the base.
     """
     config = preset.training_config(**settings)
     if config.base not in ARCHITECTURES:
         raise ValueError(f"there is no architecture of {config.base!r}, only of {', '.join(ARCHITECTURES)}")
-    digits = default_digits(table) if table is not None else map(Digit, EEG_COLUMNS + COHORT_COLUMNS)
-    spec = PromptSpec(digits=tuple(Digit(digit.column) for digit in digits))  # cut points change no length
-    tokens_per_epoch = math.ceil(len(spec.digits) / DIGITS_A_TOKEN[config.base]) + 1
-    answers = spec.window - spec.look_ahead
-    texts = Texts(config.windows_per_batch, 1 + spec.window * tokens_per_epoch, answers)
-    runs = (
-        [EPOCHS_A_NIGHT] * NIGHTS
-        if table is None
-        else [run.stop - run.start for run in consecutive_runs(table)]
-    )
-    n_windows = sum(len(covering_starts(n_epochs, spec, stride=answers)) for n_epochs in runs)
+    if table is None:
+        columns, nights = [*EEG_COLUMNS, *COHORT_COLUMNS], [1000] * 16
+    else:
+        columns = [digit.column for digit in default_digits(table)]
+        nights = [run.stop - run.start for run in consecutive_runs(table)]
+    spec = PromptSpec(digits=tuple(map(Digit, columns)))  # the kind of a digit's levels changes no length
+    tokens_per_epoch = math.ceil(len(columns) / DIGITS_A_TOKEN[config.base]) + 1
+    n_tokens = 1 + spec.window * tokens_per_epoch
+    n_answers = spec.window - spec.look_ahead
+    n_windows = sum(len(covering_starts(n_epochs, spec, stride=n_answers)) for n_epochs in nights)
 
     model = twin(ARCHITECTURES[config.base], preset, lora_config(config))
-    weights = weights_bytes(model, nf4=config.nf4)
-    lora = [p.numel() for p in model.parameters() if p.requires_grad]
-    optimizer = sum(optimizer_bytes(numel, preset.optimizer) for numel in lora)
-    fixed = weights + 8 * sum(lora) + optimizer  # weights and gradients are float32
+    step = trace_step(model, preset, config.windows_per_batch, n_tokens, n_answers)
+    full = trace_step(model, preset, config.windows_per_batch, n_tokens)
+    lora = [weight.numel() for weight in model.parameters() if weight.requires_grad]
+    held = {
+        "weights": weights_bytes(model, nf4=config.nf4),
+        "lora": 8 * sum(lora),  # weights and gradients are float32
+        "optimizer": sum(optimizer_bytes(numel, preset.optimizer) for numel in lora),
+    }
     workspace = dequantization_bytes(model) if config.nf4 else 0
-    step = trace_step(model, preset, texts)
-    full = trace_step(model, preset, texts, every_token=True)
-    peak = fixed + step.peak_bytes + workspace
+    peak = sum(held.values()) + step.peak + workspace
+    parts = {
+        **held,
+        "activations": step.peak - step.logits_at_peak + workspace,
+        "logits": step.logits_peak,
+        "peak": peak,
+        "full_logits": full.logits_peak,
+        "full_logits_peak": peak - step.peak + full.peak,
+    }
     return {
         "preset": preset.name,
         "base": config.base,
         "nf4": config.nf4,
         "dtype": str(preset.dtype).removeprefix("torch."),
         "gradient_checkpointing": preset.gradient_checkpointing,
-        "windows_per_batch": texts.n_windows,
-        "tokens_per_window": texts.n_tokens,
-        "answers_per_window": texts.n_answers,
-        "weights_gib": weights / GIB,
-        "lora_gib": 8 * sum(lora) / GIB,
-        "optimizer_gib": optimizer / GIB,
-        "activations_gib": (step.peak_bytes - step.logits_at_peak_bytes + workspace) / GIB,
-        "logits_gib": step.logits_bytes / GIB,
-        "peak_gib": peak / GIB,
+        "windows_per_batch": config.windows_per_batch,
+        "tokens_per_window": n_tokens,
+        "answers_per_window": n_answers,
+        **{f"{part}_gib": n_bytes / GIB for part, n_bytes in parts.items()},
         "memory_gib": preset.memory_gib,
         "fits": peak <= preset.memory_gib * GIB,
-        "full_logits_gib": full.logits_bytes / GIB,
-        "full_logits_peak_gib": (fixed + full.peak_bytes + workspace) / GIB,
         "tokens_per_epoch": tokens_per_epoch,
-        "tokens_per_pass": n_windows * texts.n_tokens,
-        "flops_per_pass": n_windows * step.flops // texts.n_windows,
+        "tokens_per_pass": n_windows * n_tokens,
+        "flops_per_pass": n_windows * step.flops // config.windows_per_batch,
         "peak_tflops": preset.peak_tflops,
         "not_traced": NOT_TRACED if preset.on_gpu else "",
     }
@@ -160,23 +144,30 @@ def training_plan(preset: Preset, table: pd.DataFrame | None = None, **settings:
 def plan_text(plan: dict[str, Any]) -> str:
     """Write a plan for a person."""
     parts = ("weights", "lora", "optimizer", "activations", "logits", "peak")
-    batch = "{windows_per_batch} windows of {tokens_per_window} tokens a batch".format(**plan)
-    precision = f"{'NF4, ' if plan['nf4'] else ''}computed in {plan['dtype']}"
     lines = [
-        f"{plan['preset']}: {plan['base']}, {precision}, {batch}",
+        "{preset}: {base}, {precision}, {windows_per_batch} windows of {tokens_per_window} tokens a batch",
         *(f"{part:12}{plan[f'{part}_gib']:7.2f} GiB" for part in parts),
-        f"This {'fits' if plan['fits'] else 'does not fit'} {plan['memory_gib']:g} GiB.",
+        "This {verdict} {memory_gib:g} GiB.",
         "With the usual loss on every token the logits would take {full_logits_gib:.2f} GiB and the peak "
-        "{full_logits_peak_gib:.2f} GiB.".format(**plan),
+        "{full_logits_peak_gib:.2f} GiB.",
         "A pass over the data is {tokens_per_pass:,} tokens, {tokens_per_epoch} for every time that an epoch "
-        "of sleep is read, and {flops_per_pass:.2e} operations.".format(**plan),
+        "of sleep is read, and {flops_per_pass:.2e} operations.",
     ]
     if plan["peak_tflops"]:
         minutes = plan["flops_per_pass"] / plan["peak_tflops"] / 6e13
         lines.append(
-            f"At the data sheet's {plan['peak_tflops']:g} TFLOP/s: {minutes:.1f} minutes; none gets there."
+            f"At the data sheet's {{peak_tflops:g}} TFLOP/s: {minutes:.1f} minutes; none gets there."
         )
-    return "\n".join([*lines, plan["not_traced"]]).rstrip()
+    return (
+        "\n".join([*lines, "{not_traced}"])
+        .rstrip()
+        .format(
+            precision=f"{'NF4, ' if plan['nf4'] else ''}computed in {plan['dtype']}",
+            verdict="fits" if plan["fits"] else "does not fit",
+            **plan,
+        )
+        .rstrip()
+    )
 
 
 def weights_bytes(model: PeftModel, nf4: bool) -> int:
@@ -187,7 +178,7 @@ def weights_bytes(model: PeftModel, nf4: bool) -> int:
             scales = math.ceil(weight.numel() / _NF4_BLOCK)
             total += weight.numel() // 2 + scales + 4 * math.ceil(scales / _SCALES_BLOCK) + _NF4_TABLES
         elif not weight.requires_grad:
-            total += weight.numel() * weight.element_size()
+            total += weight.nbytes
     return total
 
 
@@ -195,47 +186,24 @@ def dequantization_bytes(model: PeftModel) -> int:
     """Count what an NF4 layer needs to compute: its matrix whole, a copy in another precision, its scales."""
     layers = [weight for name, weight in model.named_parameters() if name.endswith("base_layer.weight")]
     largest = max(layers, key=torch.Tensor.numel)
-    return 2 * largest.numel() * largest.element_size() + 4 * largest.numel() // _NF4_BLOCK
+    return 2 * largest.nbytes + 4 * largest.numel() // _NF4_BLOCK
 
 
 def optimizer_bytes(numel: int, optimizer: str) -> int:
-    """Count AdamW's two states for one tensor; bitsandbytes keeps small ones in float32."""
+    """Count AdamW's two states for one tensor; bitsandbytes keeps small ones in float32.
+
+    Examples
+    --------
+    >>> optimizer_bytes(10_000, "adamw_torch_fused"), optimizer_bytes(10_000, "paged_adamw_8bit")
+    (80000, 20320)
+    """
     if "8bit" in optimizer and numel >= 4096:
         return 2 * (numel + 4 * math.ceil(numel / 256))
     return 8 * numel
 
 
-@dataclass(frozen=True)
-class Texts:
-    """The shape of a batch: windows, tokens in each, and answers asked of each."""
-
-    n_windows: int
-    n_tokens: int
-    n_answers: int
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one batch needs, forward and backward, beside weights, gradients and optimizer.
-
-    Attributes
-    ----------
-    peak_bytes : int
-        The most that the tensors it made took together.
-    logits_at_peak_bytes, logits_bytes : int
-        What those as wide as the vocabulary took then, and at most.
-    flops : int
-        Operations, those of recomputed layers included.
-    """
-
-    peak_bytes: int
-    logits_at_peak_bytes: int
-    logits_bytes: int
-    flops: int
-
-
 def twin(architecture: LlamaConfig, preset: Preset, lora: LoraConfig) -> PeftModel:
-    """Build the model that is tuned, without its content and unquantized: NF4 layers cannot be traced."""
+    """Build the model that is tuned, of tensors without content, and unquantized: NF4 cannot be traced."""
     with quiet_libraries():
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(
@@ -243,10 +211,12 @@ def twin(architecture: LlamaConfig, preset: Preset, lora: LoraConfig) -> PeftMod
             )
             model.config.use_cache = False
             model = get_peft_model(model, lora)  # keeps its matrices in float32
+        # Autocast passes over the meta device, so the tensors say that they are on a CPU.
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            model.to_empty(device="cpu").tie_weights()
         prepare_for_training(model, preset)
-    set_attention(
-        model, bidirectional=True
-    )  # reading one way needs as much, but on such tensors gets a mask as well
+    # Causal attention needs as much memory, but a trace of it makes a mask as well.
+    set_attention(model, bidirectional=True)
     return model
 
 
@@ -258,66 +228,64 @@ def prepare_for_training(model: PeftModel, preset: Preset) -> None:
         model.enable_input_require_grads()
 
 
-def trace_step(model: PeftModel, preset: Preset, texts: Texts, every_token: bool = False) -> Step:
-    """Take a training step on a twin with tensors that have no content, and count what it makes.
-
-    As in any batch of a step but its first, the adapter's gradients are there already.
-    """
+def trace_step(
+    model: PeftModel, preset: Preset, n_windows: int, n_tokens: int, n_answers: int | None = None
+) -> LiveBytes:
+    """Take a training step on a twin, and count what it makes; see :func:`take_step`."""
     # Which kernel CUDA takes is not known here; the plain one keeps the scores and so is the upper bound.
     kernels = [SDPBackend.MATH] if preset.on_gpu else [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
-    with FakeTensorMode(), sdpa_kernel(kernels):
-        _give_fake_tensors(model)
+    without_content: Any = next(model.parameters())
+    with without_content.fake_mode, sdpa_kernel(kernels):
+        for weight in model.parameters():
+            if weight.requires_grad:  # as in any batch of a step but its first
+                weight.grad = torch.zeros_like(weight)
         live = LiveBytes(model)
         with disable_input_dtype_casting(model), live:  # as in peft's NF4 layers under autocast
-            take_step(model, preset.dtype, texts, every_token)
-    return Step(live.peak, live.logits_at_peak, live.logits_peak, live.flops)
+            take_step(model, preset.dtype, n_windows, n_tokens, n_answers)
+    return live
 
 
-def take_step(model: Any, dtype: torch.dtype, texts: Texts, every_token: bool = False) -> None:
-    """Read one batch and go back through it, as ``AnswerTrainer`` does, or with a loss on every token."""
-    input_ids = torch.zeros(texts.n_windows, texts.n_tokens, dtype=torch.long)
-    n_asked = texts.n_tokens if every_token else texts.n_answers
+def take_step(
+    model: Any, dtype: torch.dtype, n_windows: int, n_tokens: int, n_answers: int | None = None
+) -> None:
+    """Read one batch and go back through it, with ``AnswerTrainer``'s loss on a number of answers a window.
+
+    Without that number, the loss is the usual one: on every token, over the whole vocabulary.
+    """
+    input_ids = torch.zeros(n_windows, n_tokens, dtype=torch.long)
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-        outputs = model(input_ids=input_ids, logits_to_keep=torch.arange(n_asked))
+        outputs = model(input_ids=input_ids, logits_to_keep=torch.arange(n_answers or n_tokens))
     logits = outputs.logits.float()  # accelerate makes a model's outputs float32
-    if not every_token:
+    if n_answers:
         logits = logits[..., :5].contiguous()  # the five label words'
-    cross_entropy(logits.flatten(0, 1), torch.zeros(texts.n_windows * n_asked, dtype=torch.long)).backward()
+    logits = logits.flatten(0, 1)
+    cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long)).backward()
 
 
-def _give_fake_tensors(model: torch.nn.Module) -> None:
-    """Put what a model holds on a CPU that keeps no content; autocast passes over the meta device."""
-    made: dict[torch.Tensor, torch.Tensor] = {}  # tied weights stay one
-    for module in model.modules():
-        for held in (module._parameters, module._buffers):
-            for name, tensor in held.items():
-                if tensor is not None and tensor not in made:
-                    made[tensor] = torch.empty(tensor.shape, dtype=tensor.dtype)
-                    if isinstance(tensor, torch.nn.Parameter):
-                        made[tensor] = torch.nn.Parameter(made[tensor], tensor.requires_grad)
-                held[name] = made.get(tensor)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.grad = torch.zeros_like(parameter)
-
-
-def _attention_flops(query, key, value, *_, **__) -> int:
-    return sdpa_flop_count(query.shape, key.shape, value.shape)
-
-
-def _attention_backward_flops(gradient, query, key, value, *_, **__) -> int:
-    return sdpa_backward_flop_count(gradient.shape, query.shape, key.shape, value.shape)
-
-
-FLOPS = {  # PyTorch's formulas, which know this kernel for CUDA only
+_ATEN = torch.ops.aten
+_FLOPS = {  # PyTorch's formulas, which know the fused attention kernel by its name on CUDA only
     **flop_registry,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+    _ATEN._scaled_dot_product_flash_attention_for_cpu: flop_registry[
+        _ATEN._scaled_dot_product_flash_attention
+    ],
+    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
+        _ATEN._scaled_dot_product_flash_attention_backward
+    ],
 }
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of tensors that operations make, beside those a model holds, as long as they live."""
+    """Counts the bytes of tensors that operations make, beside those a model holds, as long as they live.
+
+    Attributes
+    ----------
+    peak : int
+        The most that those tensors took together.
+    logits_at_peak, logits_peak : int
+        What those as wide as the vocabulary took then, and at most.
+    flops : int
+        Operations, those of recomputed layers included.
+    """
 
     def __init__(self, model: Any):
         super().__init__()
@@ -332,8 +300,7 @@ class LiveBytes(TorchDispatchMode):
         for result in tree_leaves(results):
             if isinstance(result, torch.Tensor):
                 self._count(result)
-        count_flops = FLOPS.get(function._overloadpacket)
-        if count_flops is not None:
+        if count_flops := _FLOPS.get(function._overloadpacket):
             self.flops += count_flops(*args, **(kwargs or {}), out_val=results)
         return results
 

@@ -37,11 +37,11 @@ class Preset:
     optimizer : str
         transformers' name for it.
     gradient_checkpointing : bool
-        Keep only what goes into a layer, and compute the rest again on the way back.
+        Keep only the input of each layer, and compute the rest again in the backward pass.
     windows_per_batch, batches_per_step : int
-        Windows read at once, and how often before the weights move.
+        Windows read at once, and batches before the weights are changed.
     memory_gib : float
-        What the machine has for weights, activations and all the rest.
+        What the machine has for weights, activations and everything else.
     peak_tflops : float or None
         The maker's figure for matrix products in ``dtype``, in 10¹² operations a second.
     attention : str
@@ -99,7 +99,7 @@ CPU = Preset(
     on_gpu=False,
     dtype=torch.float32,  # few CPUs compute faster in half precision
     optimizer="adamw_torch_fused",  # PyTorch's; the adapter's states are 40 MB
-    gradient_checkpointing=False,  # it would cost half more operations, and time is what is scarce
+    gradient_checkpointing=False,  # it would cost half more operations, and a CPU is short of time
     windows_per_batch=2,  # hardly faster with more, and each takes up to 0.9 GB
     batches_per_step=2,  # four windows a step, as everywhere
     memory_gib=12.7,  # a free Colab machine; most laptops have more
@@ -112,7 +112,7 @@ T4 = Preset(
     base=LLAMA_3B,
     on_gpu=True,
     dtype=torch.float16,  # compute capability 7.5 has no bfloat16: it is emulated, and slow
-    optimizer="paged_adamw_8bit",  # a quarter of the states' memory, which moves to the host when it is short
+    optimizer="paged_adamw_8bit",  # a quarter of the memory for states; they move to the host if it is short
     gradient_checkpointing=True,  # half more operations for a tenth of the activations
     windows_per_batch=4,  # enough to keep the card busy
     batches_per_step=1,
@@ -156,7 +156,7 @@ def n_processes() -> int:
 
 def is_first_process() -> bool:
     """Say whether this process is the one that writes; without torchrun, it is."""
-    return n_processes() == 1 or PartialState().is_main_process
+    return PartialState(cpu=not torch.cuda.is_available()).is_main_process
 
 
 def peak_memory_gib() -> float:
@@ -187,17 +187,17 @@ class TrainingConfig:
     lora_alpha: int = 32  # the usual twice the rank
     learning_rate: float = 1e-3  # higher became unstable after short warm-ups
     warmup_steps: int = 10  # the first hundred losses tell whether it was enough
-    n_steps: int = 100
-    max_minutes: float | None = None
+    n_steps: int = 100  # a first result; a cohort takes thousands
+    max_minutes: float | None = None  # no limit
     windows_per_batch: int = 1  # each window of 521 tokens takes about 0.9 GB of activations
     batches_per_step: int = 4  # accumulated, so memory stays that of one batch
     class_weights: tuple[float, ...] = (1.0, 2.0, 1.0, 1.2, 1.4)  # N1 is rare, and macro-F1 counts it fully
     teacher_share: float = 0.8  # of the loss, if there is a teacher; the expert's stages have the rest
     margin_epochs: int = 0  # 60 where nights were cut around sleep by the expert's stages
-    blur: float = 0.0  # of the digits, how many are moved by a level, so that people are not learned by heart
-    partial_share: float = 0.0  # of the nights of a pass, how many are shown as a piece of 2 to 6 hours
-    checkpoint_steps: int = 50
-    seed: int = 0
+    blur: float = 0.0  # share of digits moved by a level, so that people are not learned by heart
+    partial_share: float = 0.0  # share of nights shown in part, 2 to 6 hours: recordings may begin late
+    checkpoint_steps: int = 50  # some minutes: what is lost when the machine is taken away
+    seed: int = 0  # of window borders and of the first low-rank matrices
 
 
 MANY_PEOPLE: dict[str, Any] = {

@@ -1,17 +1,16 @@
-"""trl's trainer with a loss at the answers only, a clock, and a bar that shows the loss.
-
-QLoRA fine-tuning on nights as text: trl's trainer, with the loss on the answers only.
+"""QLoRA fine-tuning on nights as text: trl's trainer, with the loss on the answers only.
 
 The base model's weights are frozen in 4-bit NormalFloat; small low-rank matrices beside every linear layer
 learn (Dettmers et al., 2023; Hu et al., 2022). The loss looks at the five label words only, and only where a
 line of the text ends.
+
+From top to bottom: the loss, the trainer, its settings, what puts them together, and :func:`finetune`.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from peft import LoraConfig, load_peft_weights, set_peft_model_state_dict
+from peft import LoraConfig
 from safetensors import SafetensorError
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PrinterCallback, default_data_collator, set_seed
 from trl import SFTConfig, SFTTrainer
@@ -46,61 +46,95 @@ from .settings import TrainingConfig, detect, is_first_process, n_processes
 from .training_texts import IGNORED, training_windows
 
 
+def summed_loss(
+    logits: Tensor, stages: Tensor, weights: Tensor, soft_targets: Tensor | None, teacher_share: float
+) -> Tensor:
+    """Sum the cross-entropy over answers: to the expert's stages, and to a teacher's probabilities.
+
+    Parameters
+    ----------
+    logits : (N, 5)
+    stages : (N,)
+        Codes of stages, ``IGNORED`` where there is none.
+    weights : (5,)
+        Weights of the stages in the expert's part of the loss.
+    soft_targets : (N, 5) or None
+        The teacher's probabilities. Rows without a label are zero and add nothing to the loss.
+    teacher_share : float
+        The teacher's share of the loss; the expert has the rest.
+    """
+    hard = cross_entropy(logits, stages, weight=weights, ignore_index=IGNORED, reduction="sum")
+    if soft_targets is None:
+        return hard
+    soft = cross_entropy(logits, soft_targets, reduction="sum")
+    return teacher_share * soft + (1 - teacher_share) * hard
+
+
 class AnswerTrainer(SFTTrainer):
-    """trl's trainer with cross-entropy over the five label words, at the answers only."""
+    """trl's trainer with cross-entropy over the five label words, at the answers only.
+
+    Parameters
+    ----------
+    model
+        As it was loaded; trl puts the low-rank matrices beside its layers, if it is given a ``peft_config``.
+    config : TrainingConfig
+    label_ids : list of int
+        The tokens of the five label words.
+    class_weights : torch.Tensor, shape (5,)
+    run : dict
+        What a checkpoint belongs to (:func:`run_identity`).
+    learned_from : list
+        The subjects that the adapter has learned from when the training is complete.
+    **settings
+        For trl's ``SFTTrainer``.
+    """
 
     def __init__(
         self,
-        *args,
+        model: Any,
+        config: TrainingConfig,
         label_ids: list[int],
-        class_weights: torch.Tensor,
-        teacher_share: float,
-        run: dict,
-        max_minutes: float | None = None,
-        **kwargs,
+        class_weights: Tensor,
+        run: dict[str, Any],
+        learned_from: list[Any],
+        **settings: Any,
     ):
-        super().__init__(*args, **kwargs)
-        self.run = run  # what a checkpoint belongs to
+        before = {name: weight.data for name, weight in model.named_parameters()}
+        super().__init__(model, **settings)
+        # trl rounds the adapter of a quantized model to bfloat16, which a T4's gradient scaler refuses.
+        for name, weight in model.named_parameters():
+            if weight.requires_grad:
+                weight.data = before.get(name, weight.data).to(weight.device, torch.float32)
+        self.config = config
         self.label_ids = label_ids
         self.class_weights = class_weights
-        self.teacher_share = teacher_share
-        self.clock = Clock(max_minutes)
+        self.run = run
+        self.learned_from = learned_from
+        self.clock = Clock(config.max_minutes)
         self.remove_callback(PrinterCallback)  # a dictionary a line; the bar says the same
         self.add_callback(self.clock)
         self.add_callback(ProgressBar())
-        # trl leaves the adapter of a quantized model in bfloat16, which a T4's gradient scaler refuses.
-        for parameter in self.model.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels = inputs["labels"]  # (B, T) stage codes, not vocabulary ids
-        answers = (labels != IGNORED).any(dim=0).nonzero().squeeze(-1)  # (A,)
+        answers = (labels != IGNORED).any(dim=0).nonzero().squeeze(-1)  # (A,) positions
         outputs = model(input_ids=inputs["input_ids"], logits_to_keep=answers)
         outputs.logits = outputs.logits[..., self.label_ids].float()  # (B, A, 5)
-        targets = labels[:, answers]
-        total = cross_entropy(
-            outputs.logits.flatten(0, 1),
-            targets.flatten(),
-            weight=self.class_weights.to(targets.device),
-            ignore_index=IGNORED,
-            reduction="sum",
-        )
-        if "teacher" in inputs:  # its rows are 0 where nothing is asked, and add nothing there
-            soft_targets = inputs["teacher"][:, answers].flatten(0, 1)
-            taught = cross_entropy(outputs.logits.flatten(0, 1), soft_targets, reduction="sum")
-            total = self.teacher_share * taught + (1 - self.teacher_share) * total
+        stages = labels[:, answers].flatten()  # (B · A,)
+        soft = inputs["teacher"][:, answers].flatten(0, 1) if "teacher" in inputs else None  # (B · A, 5)
+        weights = self.class_weights.to(stages.device)
+        total = summed_loss(outputs.logits.flatten(0, 1), stages, weights, soft, self.config.teacher_share)
         if num_items_in_batch is None:
-            loss = total / (targets != IGNORED).sum()
+            loss = total / (stages != IGNORED).sum()
         else:  # a sum over all accumulated batches and processes; their mean is taken later by DDP
             loss = total / num_items_in_batch * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, *args, **kwargs):
-        """Take one step, and stop where nothing can be learned any more.
+        """Take one step, and stop if the loss is not finite.
 
-        Only the loss is looked at: under float16 a *gradient* overflows now and then, the first ones most
-        of all, and the gradient scaler skips that step.
+        Gradients may overflow: under float16 they do now and then, the first ones most of all, and the
+        gradient scaler skips that step.
         """
         loss = super().training_step(*args, **kwargs)
         if not torch.isfinite(loss):
@@ -113,8 +147,16 @@ class AnswerTrainer(SFTTrainer):
             )
         return loss
 
-    def create_model_card(self, *args, **kwargs):
-        """Write none: trl would put its README beside the checkpoints; ``train.json`` says more."""
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        """Warm up, then fall linearly to zero towards the last step or the last minute."""
+        warmup = self.args.warmup_steps
+
+        def factor(step: int) -> float:
+            done = max(step / num_training_steps, self.clock.share)
+            return min((step + 1) / (warmup + 1), 1.0) * max(0.0, 1.0 - done)
+
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+        return self.lr_scheduler
 
     def _save_checkpoint(self, model, trial):
         check_finite((name, weight) for name, weight in self.model.named_parameters() if weight.requires_grad)
@@ -128,16 +170,45 @@ class AnswerTrainer(SFTTrainer):
                 "then resume."
             ) from error
 
-    def create_scheduler(self, num_training_steps, optimizer=None):
-        """Warm up, then fall linearly to zero towards the last step or the last minute."""
-        warmup = self.args.warmup_steps
+    def create_model_card(self, *args, **kwargs):
+        """Write none: trl would put its README beside the checkpoints; ``train.json`` says more."""
 
-        def factor(step: int) -> float:
-            done = max(step / num_training_steps, self.clock.share)
-            return min((step + 1) / (warmup + 1), 1.0) * max(0.0, 1.0 - done)
 
-        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
-        return self.lr_scheduler
+def lora_config(config: TrainingConfig) -> LoraConfig:
+    """Give peft's settings: low-rank matrices beside every linear layer but the head."""
+    return LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=0.0,  # the texts of every pass differ already
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+
+
+def training_arguments(config: TrainingConfig, work: str | Path) -> SFTConfig:
+    """Give trl's settings; ``work`` is the folder for checkpoints."""
+    return SFTConfig(
+        output_dir=str(work),
+        max_steps=config.n_steps,
+        per_device_train_batch_size=config.windows_per_batch,
+        gradient_accumulation_steps=config.batches_per_step,
+        learning_rate=config.learning_rate,
+        warmup_steps=config.warmup_steps,
+        weight_decay=0.0,  # as in QLoRA: low rank is the limit that the adapter has
+        max_grad_norm=1.0,  # the usual; a rare window cannot throw the adapter off
+        **detect().trainer_settings(),
+        max_length=None,  # trl's default would cut texts at 1,024 tokens without a word
+        dataset_kwargs={"skip_prepare_dataset": True},  # the texts are tokens already
+        remove_unused_columns=False,  # the teacher's column is not an argument of the model
+        logging_steps=max(1, config.n_steps // 50),
+        save_strategy="steps",
+        save_steps=config.checkpoint_steps,
+        save_total_limit=None,  # MarkComplete keeps the newest by number; transformers would, by their dates
+        logging_nan_inf_filter=False,  # it would show a loss of NaN as 0
+        report_to="none",  # wandb is preinstalled on Colab
+        disable_tqdm=True,  # ours shows the loss beside the time that is left
+        seed=config.seed,
+    )
 
 
 def build_trainer(
@@ -145,52 +216,60 @@ def build_trainer(
     spec: PromptSpec,
     config: TrainingConfig,
     work: str | Path,
+    *,
     whole_model: Any = None,
     teacher: pd.DataFrame | None = None,
-    copy_to: str | Path | None = None,
+    copy_to: Path | None = None,
 ) -> AnswerTrainer:
     """Put base model, adapter, texts and settings together; see :func:`finetune`.
 
     With a ``whole_model`` there is no adapter: all of that model's weights are trained.
     """
     set_seed(config.seed)  # the adapter's first weights are random, and not every trl seeds them
+    model, new_lora, learned_from = whole_model, None, []
+    if config.start_from:
+        started = load_adapter(config.start_from, config.base, config.nf4, trainable=True)
+        model, learned_from = started.model, started.card["subjects"]
+    elif whole_model is None:
+        model, new_lora = load_base(config.base, config.nf4), lora_config(config)
     tokenizer = load_tokenizer(config.base)
-    label_ids = label_token_ids(spec.labels, tokenizer)
-    n_windows = config.n_steps * config.windows_per_batch * config.batches_per_step
-    n_windows *= n_processes()  # each takes its share
-    texts = training_windows(
-        train_table,
-        spec,
-        tokenizer,
-        n_windows,
-        config.seed,
-        config.margin_epochs,
-        config.partial_share,
-        teacher,
-        config.blur,
-    )
+    n_windows = config.n_steps * config.windows_per_batch * config.batches_per_step * n_processes()
     with quiet_libraries():
         trainer = AnswerTrainer(
-            model=whole_model or _model(config),
+            model,
+            config,
+            label_ids=label_token_ids(spec.labels, tokenizer),
+            class_weights=_normalized_weights(config.class_weights, train_table["stage"]),
+            run=run_identity(train_table, spec, config, teacher),
+            learned_from=_subjects(train_table, learned_from),
             args=training_arguments(config, work),
-            train_dataset=texts,
+            train_dataset=training_windows(train_table, spec, tokenizer, n_windows, config, teacher),
             processing_class=tokenizer,
             data_collator=default_data_collator,
-            peft_config=None if whole_model or config.start_from else lora_config(config),
-            label_ids=label_ids,
-            class_weights=_normalized_weights(config.class_weights, train_table["stage"]),
-            teacher_share=config.teacher_share,
-            max_minutes=config.max_minutes,
-            run=_run_identity(train_table, spec, config, teacher),
+            peft_config=new_lora,
         )
     trainer.add_callback(MarkComplete(trainer.run, copy_to))
     set_attention(trainer.model, spec.bidirectional)
-    if config.start_from:  # once more: trl rounds the adapter of a quantized model to bfloat16
-        set_peft_model_state_dict(trainer.model, load_peft_weights(config.start_from, device="cpu"))
     return trainer
 
 
-def _run_identity(
+def _normalized_weights(weights: Sequence[float], stages: pd.Series) -> Tensor:
+    """Scale class weights so that their mean over the training epochs is 1: losses stay comparable."""
+    if len(weights) != len(STAGES):
+        raise ValueError(f"got {len(weights)} class weights, expected one for each of {STAGES}")
+    weight = np.asarray(weights, dtype=np.float64)
+    scored = stages[stages != UNSCORED].to_numpy()
+    return torch.tensor(weight / weight[scored].mean(), dtype=torch.float32)
+
+
+def _subjects(train_table: pd.DataFrame, before: list[Any]) -> list[Any]:
+    """List the subjects of a table's scored epochs and those of an earlier training, as JSON keeps them."""
+    scored = train_table.index[train_table["stage"] != UNSCORED]
+    subjects = {*before, *scored.unique("subject").tolist()}
+    return sorted(subjects, key=lambda subject: (isinstance(subject, str), subject))
+
+
+def run_identity(
     train_table: pd.DataFrame, spec: PromptSpec, config: TrainingConfig, teacher: pd.DataFrame | None
 ) -> dict[str, Any]:
     """Give what a resumed run must have in common with the one that was interrupted."""
@@ -205,58 +284,6 @@ def _run_identity(
         "processes": n_processes(),
         "teacher": None if teacher is None else data_fingerprint(teacher),
     }
-
-
-def _model(config: TrainingConfig) -> Any:
-    if config.start_from is None:
-        return load_base(config.base, config.nf4)
-    return load_adapter(Path(config.start_from), config.base, config.nf4, trainable=True).model
-
-
-def lora_config(config: TrainingConfig) -> LoraConfig:
-    """Give peft's settings: low-rank matrices beside every linear layer but the head."""
-    return LoraConfig(
-        r=config.lora_rank,
-        lora_alpha=config.lora_alpha,
-        lora_dropout=0.0,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
-
-
-def _normalized_weights(weights: tuple[float, ...], stages: pd.Series) -> torch.Tensor:
-    """Scale class weights so that their mean over the training epochs is 1: losses stay comparable."""
-    if len(weights) != len(STAGES):
-        raise ValueError(f"got {len(weights)} class weights, expected one for each of {STAGES}")
-    weight = np.asarray(weights, dtype=np.float64)
-    scored = stages.to_numpy()[stages.to_numpy() != UNSCORED]
-    return torch.tensor(weight / weight[scored].mean(), dtype=torch.float32)
-
-
-def training_arguments(config: TrainingConfig, work: str | Path) -> SFTConfig:
-    """Give trl's settings; ``work`` is the folder for checkpoints."""
-    return SFTConfig(
-        output_dir=str(work),
-        max_steps=config.n_steps,
-        per_device_train_batch_size=config.windows_per_batch,
-        gradient_accumulation_steps=config.batches_per_step,
-        learning_rate=config.learning_rate,
-        warmup_steps=config.warmup_steps,
-        weight_decay=0.0,
-        max_grad_norm=1.0,
-        **detect().trainer_settings(),
-        max_length=None,  # trl's default would cut texts at 1,024 tokens without a word
-        dataset_kwargs={"skip_prepare_dataset": True},  # the texts are tokens already
-        remove_unused_columns=False,
-        logging_steps=max(1, config.n_steps // 50),
-        save_strategy="steps",
-        save_steps=config.checkpoint_steps,
-        save_total_limit=None,  # MarkComplete keeps the newest by number; transformers would, by their dates
-        logging_nan_inf_filter=False,  # it would show a loss of NaN as 0
-        report_to="none",  # wandb is preinstalled on Colab
-        disable_tqdm=True,  # ours shows the loss beside the time that is left
-        seed=config.seed,
-    )
 
 
 def finetune(
@@ -283,14 +310,16 @@ def finetune(
     resume : bool
         Go on from the newest complete checkpoint, if there is one.
     teacher : pandas.DataFrame, optional
-        Another model's probabilities for the training epochs: columns ``W``, ``N1``, ``N2``, ``N3``, ``REM``,
-        the table's index. ``config.teacher_share`` of the loss is then the cross-entropy to them (knowledge
-        distillation; Hinton et al., 2015). They say how doubtful an epoch is, which one stage cannot.
+        Soft targets: another model's probabilities for the training epochs, with the columns ``W``, ``N1``,
+        ``N2``, ``N3``, ``REM`` and the table's index. ``config.teacher_share`` of the loss is then the
+        cross-entropy to them (knowledge distillation; Hinton et al., 2015). They say how uncertain an
+        epoch's stage is, which one stage cannot.
     copy_to : str or Path, optional
         A folder on another disk, such as a mounted Drive, that gets a copy of each checkpoint; ``resume``
         looks there as well. The copies stay when the training is complete.
     watch : callable, optional
-        Gets the training curve so far, now and then; :class:`sleepstage.LiveCurve` draws it in a notebook.
+        Gets the training curve so far, every few seconds; :class:`sleepstage.LiveCurve` draws it in a
+        notebook.
 
     Returns
     -------
@@ -306,56 +335,46 @@ def finetune(
     """
     adapter = Path(adapter)
     work = adapter.with_name(f"{adapter.name}-checkpoints")
-    copy_to = None if copy_to is None else Path(copy_to)
-    if is_first_process():
+    copies = None if copy_to is None else Path(copy_to)
+    writes = is_first_process()  # of several processes, one
+    if writes:
         check_replaceable(adapter, ADAPTER, filter(None, [config.base, config.start_from]))
-        check_places(work, copy_to, resume)
-    trainer = build_trainer(train_table, spec, config, work, teacher=teacher, copy_to=copy_to)
-    if watch and trainer.is_world_process_zero():
+        check_places(work, copies, resume)
+    trainer = build_trainer(train_table, spec, config, work, teacher=teacher, copy_to=copies)
+    if watch and writes:
         trainer.add_callback(Watch(watch))
-    if not resume and trainer.is_world_process_zero():
+    if writes and not resume:
         remove_ours(work, CHECKPOINTS)
-    places = [work] if copy_to is None else [work, copy_to]
-    checkpoint = newest_complete(places, trainer.run) if resume else None
+    checkpoint = newest_complete([work, copies], trainer.run) if resume else None
     started = time.monotonic()
     with quiet_libraries():
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     minutes = (time.monotonic() - started) / 60
-    curve = training_curve(trainer.state)
-    if trainer.is_world_process_zero():  # of several processes, one writes
-        card = {**_card(trainer, train_table, config, curve, minutes), "taught": teacher is not None}
-        prior = HypnogramPrior.from_table(train_table)
+    if writes:
+        card, prior = training_record(trainer, train_table, minutes), HypnogramPrior.from_table(train_table)
         save_adapter(Adapter(trainer.model, trainer.processing_class, spec, prior, card), adapter)
         remove_ours(work, CHECKPOINTS)
-    return curve
+    return training_curve(trainer.state)
 
 
-def _card(trainer, train_table, config, curve, minutes) -> dict[str, Any]:
+def training_record(trainer: AnswerTrainer, train_table: pd.DataFrame, minutes: float) -> dict[str, Any]:
     """Give what ``train.json`` says about a run."""
-    scored = train_table[train_table["stage"] != UNSCORED]
-    subjects = {_plain(subject) for subject in scored.index.get_level_values("subject")}
-    if config.start_from is not None:  # it has not forgotten whom it learned from before
-        before = json.loads((Path(config.start_from) / "train.json").read_text(encoding="utf-8"))
-        subjects |= set(before["subjects"])
-    tokenizer = trainer.processing_class
+    config, scored = trainer.config, train_table["stage"][train_table["stage"] != UNSCORED]
     return {
         "base": config.base,
         "base_fingerprint": trainer.run["base weights"],
         "base_architecture": architecture(config.base),
         "nf4": config.nf4,
-        "tokenizer_hash": tokenizer_hash(tokenizer),
+        "tokenizer_hash": tokenizer_hash(trainer.processing_class),
         "label_token_ids": trainer.label_ids,
-        "data_fingerprint": data_fingerprint(train_table),
-        "subjects": sorted(subjects, key=lambda subject: (isinstance(subject, str), subject)),
+        "data_fingerprint": trainer.run["data"],
+        "subjects": trainer.learned_from,
         "n_epochs": len(scored),
-        "stage_counts": {name: int((scored["stage"] == code).sum()) for code, name in enumerate(STAGES)},
+        "stage_counts": {name: int((scored == code).sum()) for code, name in enumerate(STAGES)},
         "settings": asdict(config),
         "processes": n_processes(),
         "steps": trainer.state.global_step,
         "minutes": round(minutes, 2),
-        "curve": curve.to_dict("records"),
+        "curve": training_curve(trainer.state).to_dict("records"),
+        "taught": trainer.run["teacher"] is not None,
     }
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value

@@ -1,4 +1,4 @@
-"""Training texts: labelled windows of digits, cut anew in every pass over the nights."""
+"""Training texts: windows of digits with a stage at each answer, cut anew in every pass over the nights."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from ..dataset.splits import partial_nights, recut
 from ..dataset.table import consecutive_runs
 from ..dataset.windows import Windows, covering_starts, cut_windows
 from ..stages import STAGES, UNSCORED
+from .settings import TrainingConfig
+
+IGNORED = -100  # the label of a token that nothing is asked at, for torch and for trl
 
 
 def training_windows(
@@ -20,17 +23,15 @@ def training_windows(
     spec: PromptSpec,
     tokenizer: Any,
     n_windows: int,
-    seed: int = 0,
-    margin_epochs: int = 0,
-    partial_share: float = 0.0,
+    config: TrainingConfig = TrainingConfig(),  # noqa: B008 (it is frozen)
     teacher: pd.DataFrame | None = None,
-    blur: float = 0.0,
 ) -> Dataset:
     """Cut labelled windows from a table: passes over its epochs, each with other window borders.
 
-    In every pass, each night loses 0 to ``margin_epochs`` epochs at both ends (:func:`sleepstage.recut`), and
-    a share of them is shown in part only (:func:`sleepstage.dataset.splits.partial_nights`), and a share of
-    the digits is changed (:func:`blurred`).
+    In every pass, each night loses 0 to ``config.margin_epochs`` epochs at both ends
+    (:func:`sleepstage.recut`), ``config.partial_share`` of the nights are shown in part only
+    (:func:`sleepstage.dataset.splits.partial_nights`), and ``config.blur`` of the digits are changed
+    (:func:`blurred`).
 
     Returns
     -------
@@ -44,80 +45,90 @@ def training_windows(
     ValueError
         If no epoch of the table is scored and measured, or the teacher says nothing about one that is.
     """
-    scored = (table["stage"] != UNSCORED).to_numpy()
-    if not (scored & (spec.levels(table) != MISSING).any(axis=1)).any():
+    asked = (table["stage"] != UNSCORED).to_numpy() & (spec.levels(table) != MISSING).any(axis=1)
+    if not asked.any():
         raise ValueError(
             "no epoch of the training table is scored and has a feature that the prompt needs; training "
             "needs an expert's stages, and a signal that can be measured"
         )
-    rng = np.random.default_rng(seed)
-    stride = spec.window - spec.look_ahead
+    soft_targets = None if teacher is None else _soft_targets(teacher, table.index, asked)
+    rng = np.random.default_rng(config.seed)
     texts: list[dict[str, np.ndarray]] = []
     while len(texts) < n_windows:
-        one_pass = []
-        nights = partial_nights(recut(table, rng, margin_epochs), rng, partial_share)
-        levels, stages = blurred(spec.levels(nights), rng, blur), nights["stage"].to_numpy()
-        proba = None if teacher is None else _answers_for(teacher, nights, levels)
-        for run in consecutive_runs(nights):
-            starts = covering_starts(run.stop - run.start, spec, stride, offset=int(rng.integers(stride)))
-            windows = cut_windows(levels[run], spec, tokenizer, starts)
-            columns = {"input_ids": windows.input_ids, "labels": _window_labels(windows, stages[run])}
-            if teacher is not None:
-                columns["teacher"] = _window_answers(windows, proba[run])
-            one_pass += [
-                dict(zip(columns, rows, strict=True)) for rows in zip(*columns.values(), strict=True)
-            ]
-        texts += [
-            one_pass[i] for i in rng.permutation(len(one_pass)) if (one_pass[i]["labels"] != IGNORED).any()
-        ]
+        one_pass = _one_pass(table, spec, tokenizer, config, soft_targets, rng)
+        shuffled = [one_pass[i] for i in rng.permutation(len(one_pass))]
+        texts += [text for text in shuffled if (text["labels"] != IGNORED).any()]
     return Dataset.from_list(texts[:n_windows])
 
 
-def blurred(levels: np.ndarray, rng: np.random.Generator, share: float) -> np.ndarray:
-    """Move a share of the digits to a level beside theirs, and hide a quarter as many.
+def _one_pass(
+    table: pd.DataFrame,
+    spec: PromptSpec,
+    tokenizer: Any,
+    config: TrainingConfig,
+    soft_targets: pd.DataFrame | None,
+    rng: np.random.Generator,
+) -> list[dict[str, np.ndarray]]:
+    """Cut every night once, in order."""
+    nights = partial_nights(recut(table, rng, config.margin_epochs), rng, config.partial_share)
+    levels = blurred(spec.levels(nights), rng, config.blur)
+    labels = nights["stage"].replace(UNSCORED, IGNORED).to_numpy(np.int64)
+    soft = None if soft_targets is None else soft_targets.reindex(nights.index).to_numpy(np.float32)
+    stride = spec.window - spec.look_ahead
+    texts = []
+    for run in consecutive_runs(nights):
+        starts = covering_starts(run.stop - run.start, spec, stride, offset=int(rng.integers(stride)))
+        windows = cut_windows(levels[run], spec, tokenizer, starts)
+        columns = {"input_ids": windows.input_ids, "labels": _at_answers(windows, labels[run], IGNORED)}
+        if soft is not None:
+            columns["teacher"] = _at_answers(windows, soft[run], 0)
+        texts += [dict(zip(columns, rows, strict=True)) for rows in zip(*columns.values(), strict=True)]
+    return texts
 
-    The same nights look new in every pass then, and are not learned by heart.
+
+def _at_answers(windows: Windows, values: np.ndarray, nothing: int) -> np.ndarray:
+    """Write values of epochs (n_epochs, …) at the tokens that answer for them: (n_windows, n_tokens, …)."""
+    answers = values[windows.epochs]
+    answers[windows.epochs < 0] = nothing
+    placed = np.full((*windows.input_ids.shape, *values.shape[1:]), nothing, dtype=values.dtype)
+    placed[:, windows.positions] = answers
+    return placed
+
+
+def blurred(levels: np.ndarray, rng: np.random.Generator, share: float) -> np.ndarray:
+    """Move a share of the digits to a neighbouring level, and hide a quarter as many.
+
+    The same nights look new in every pass then, and the model does not learn them by heart.
+
+    Examples
+    --------
+    >>> blurred(np.array([[1, 5, 9], [0, 5, 5]]), np.random.default_rng(1), share=0.5)
+    array([[1, 6, 9],
+           [0, 4, 0]])
     """
     if not share:
         return levels
     moved = np.clip(levels + rng.choice([-1, 1], size=levels.shape), 1, N_LEVELS)
     chance = rng.random(levels.shape)
-    shaken = np.where(chance < share, moved, np.where(chance < 1.25 * share, MISSING, levels))
-    return np.where(levels == MISSING, MISSING, shaken).astype(levels.dtype)
+    changed = np.where(chance < share, moved, np.where(chance < 1.25 * share, MISSING, levels))
+    return np.where(levels == MISSING, MISSING, changed).astype(levels.dtype)
 
 
-def _window_labels(windows: Windows, stages: np.ndarray) -> np.ndarray:
-    answers = np.where(windows.epochs >= 0, stages[windows.epochs], UNSCORED)
-    labels = np.full(windows.input_ids.shape, IGNORED, dtype=np.int64)
-    labels[:, windows.positions] = np.where(answers == UNSCORED, IGNORED, answers)
-    return labels
-
-
-def _answers_for(teacher: pd.DataFrame, nights: pd.DataFrame, levels: np.ndarray) -> np.ndarray:
-    """Give the teacher's probabilities (n_epochs, 5) for a table's epochs; none where no level is known."""
-    proba = teacher[list(STAGES)].reindex(nights.index).to_numpy(np.float32)
-    asked = (nights["stage"] != UNSCORED).to_numpy() & (levels != MISSING).any(axis=1)
-    missing = np.isnan(proba).any(axis=1) & asked
-    if missing.any():
-        subject, recording, epoch = nights.index[missing][0]
+def _soft_targets(teacher: pd.DataFrame, index: pd.MultiIndex, asked: np.ndarray) -> pd.DataFrame:
+    """Give the teacher's probabilities (n_epochs, 5) for a table's epochs, 0 where it has none."""
+    proba = teacher[list(STAGES)].reindex(index)
+    absent = proba.isna().any(axis=1).to_numpy()
+    if (missing := absent & asked).any():
+        subject, recording, epoch = index[missing][0]
         raise ValueError(
             f"the teacher has no probabilities for {missing.sum()} of the training epochs, the first being "
             f"epoch {epoch} of {recording} (subject {subject}); let it answer for every training night"
         )
-    proba = np.where(np.isnan(proba).any(axis=1, keepdims=True), 0, proba)
-    known = proba[proba.any(axis=1)]
-    if not ((known >= 0).all() and np.allclose(known.sum(axis=1), 1, atol=0.01)):
+    known = proba[~absent]
+    values = known.to_numpy()
+    if not ((values >= 0).all() and np.allclose(values.sum(axis=1), 1, atol=0.01)):
         raise ValueError(
-            f"the teacher's answers lie between {known.min():g} and {known.max():g}, expected probabilities "
-            f"of {', '.join(STAGES)} that sum to 1 in each epoch"
+            f"the teacher's answers lie between {values.min():g} and {values.max():g}, expected "
+            f"probabilities of {', '.join(STAGES)} that sum to 1 in each epoch"
         )
-    return proba
-
-
-def _window_answers(windows: Windows, proba: np.ndarray) -> np.ndarray:
-    answers = np.zeros((*windows.input_ids.shape, len(STAGES)), dtype=np.float32)
-    answers[:, windows.positions] = np.where(windows.epochs[..., None] >= 0, proba[windows.epochs], 0)
-    return answers
-
-
-IGNORED = -100  # what torch and trl call a position without a label
+    return known.reindex(index, fill_value=0.0)

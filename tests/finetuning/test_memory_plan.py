@@ -16,11 +16,11 @@ from sleepstage.__main__ import main
 from sleepstage.dataset.digits import line_tokens
 from sleepstage.dataset.table import consecutive_runs
 from sleepstage.dataset.windows import covering_starts
+from sleepstage.finetuning import base_model
 from sleepstage.finetuning.memory_plan import (
     ARCHITECTURES,
     DIGITS_A_TOKEN,
     GIB,
-    Texts,
     dequantization_bytes,
     prepare_for_training,
     take_step,
@@ -32,7 +32,7 @@ from sleepstage.finetuning.settings import CPU, LLAMA_3B, OFFLINE_MODEL, T4
 from sleepstage.finetuning.trainer import lora_config
 
 LORA = lora_config(ss.TrainingConfig(lora_rank=8))
-TEXTS = Texts(n_windows=2, n_tokens=361, n_answers=34)
+WINDOWS, TOKENS, ANSWERS = 2, 361, 34
 
 
 @pytest.fixture(scope="module")
@@ -49,42 +49,44 @@ def architecture():
     )
 
 
-def measured_peak(model, preset, every_token) -> int:
+def measured_peak(model, preset, n_answers) -> int:
     """The most bytes that PyTorch's allocator handed out in a step beyond those it had before."""
     model.config.use_cache = False
     prepare_for_training(model, preset)
-    take_step(model, preset.dtype, TEXTS, every_token)  # from now on there are gradients
+    take_step(model, preset.dtype, WINDOWS, TOKENS, n_answers)  # from now on there are gradients
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        take_step(model, preset.dtype, TEXTS, every_token)
+        take_step(model, preset.dtype, WINDOWS, TOKENS, n_answers)
     events = profiler.profiler.kineto_results.events()
     return np.cumsum([event.nbytes() for event in events if event.name() == "[memory]"]).max()
 
 
 @pytest.mark.parametrize(
-    ("dtype", "gradient_checkpointing", "every_token"),
+    ("dtype", "gradient_checkpointing", "n_answers"),
     [
-        (torch.float32, False, False),
-        (torch.float32, True, False),
-        (torch.float32, False, True),
-        (torch.bfloat16, False, False),
-        (torch.bfloat16, True, True),
+        (torch.float32, False, ANSWERS),
+        (torch.float32, True, ANSWERS),
+        (torch.float32, False, None),
+        (torch.bfloat16, False, ANSWERS),
+        (torch.bfloat16, True, None),
     ],
 )
-def test_trace_is_what_a_real_step_takes(architecture, dtype, gradient_checkpointing, every_token):
+def test_trace_is_what_a_real_step_takes(architecture, dtype, gradient_checkpointing, n_answers):
     preset = replace(CPU, dtype=dtype, gradient_checkpointing=gradient_checkpointing)
-    traced = trace_step(twin(architecture, preset, LORA), preset, TEXTS, every_token)
+    traced = trace_step(twin(architecture, preset, LORA), preset, WINDOWS, TOKENS, n_answers)
     model = get_peft_model(AutoModelForCausalLM.from_config(architecture, dtype=dtype), LORA)
     with disable_input_dtype_casting(model):  # as in a quantized model
-        measured = measured_peak(model, preset, every_token)
-    assert traced.peak_bytes == pytest.approx(measured, rel=0.15)
+        measured = measured_peak(model, preset, n_answers)
+    assert traced.peak == pytest.approx(measured, rel=0.15)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_nf4_is_the_traced_twin_and_what_arithmetic_adds(architecture, dtype, tmp_path, monkeypatch):
     preset = replace(CPU, dtype=dtype)
-    monkeypatch.setattr("sleepstage.finetuning.base_model.detect", lambda: preset)
+    monkeypatch.setattr(base_model, "detect", lambda: preset)
     AutoModelForCausalLM.from_config(architecture).save_pretrained(tmp_path)
-    model = get_peft_model(ss.load_base(tmp_path, nf4=True), LORA)
+    model = base_model.load_base(tmp_path, nf4=True)
+    assert model.get_input_embeddings().weight.dtype == dtype  # or another preset was asked for
+    model = get_peft_model(model, LORA)
     unquantized = twin(architecture, preset, LORA)
     held = [weight for weight in model.parameters() if not weight.requires_grad]
     scales = [weight.quant_state for weight in held if hasattr(weight, "quant_state")]
@@ -93,21 +95,23 @@ def test_nf4_is_the_traced_twin_and_what_arithmetic_adds(architecture, dtype, tm
     held += [part for state in scales for part in (state.state2.absmax, state.state2.code)]
     n_bytes = {part.data_ptr(): part.numel() * part.element_size() for part in held}
     assert weights_bytes(unquantized, nf4=True) == pytest.approx(sum(n_bytes.values()), rel=0.01)
-    planned = trace_step(unquantized, preset, TEXTS).peak_bytes + dequantization_bytes(unquantized)
-    assert planned == pytest.approx(measured_peak(model, preset, every_token=False), rel=0.15)
+    step = trace_step(unquantized, preset, WINDOWS, TOKENS, ANSWERS)
+    assert step.peak + dequantization_bytes(unquantized) == pytest.approx(
+        measured_peak(model, preset, ANSWERS), rel=0.15
+    )
 
 
 def test_operations_are_those_of_the_matrix_products(architecture):
     """Two a weight and token forward, two back through frozen weights, and four through the adapter's."""
     preset = replace(CPU, gradient_checkpointing=False)
     model = twin(architecture, preset, LORA)
-    flops = trace_step(model, preset, TEXTS).flops
-    tokens, answers = TEXTS.n_windows * TEXTS.n_tokens, TEXTS.n_windows * TEXTS.n_answers
+    flops = trace_step(model, preset, WINDOWS, TOKENS, ANSWERS).flops
+    tokens, answers = WINDOWS * TOKENS, WINDOWS * ANSWERS
     layers = sum(p.numel() for name, p in model.named_parameters() if name.endswith("base_layer.weight"))
     adapter = sum(p.numel() for p in model.parameters() if p.requires_grad)
     head = architecture.vocab_size * architecture.hidden_size
     products = 4 * tokens * layers + 6 * tokens * adapter + 4 * answers * head
-    scores = architecture.num_hidden_layers * TEXTS.n_windows * TEXTS.n_tokens**2 * architecture.hidden_size
+    scores = architecture.num_hidden_layers * WINDOWS * TOKENS**2 * architecture.hidden_size
     attention = (2 + 5) * 2 * scores  # two products forward, five back
     assert flops == pytest.approx(products + attention, rel=0.05)  # the first layer's input has no gradient
 
