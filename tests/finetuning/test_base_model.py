@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import zipfile
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,6 +54,22 @@ def test_fingerprint_follows_the_weights(tiny_base, tmp_path):
     model.save_pretrained(tmp_path / "other")
     assert base_model.fingerprint(tiny_base) == base_model.fingerprint(tmp_path / "same")
     assert base_model.fingerprint(tiny_base) != base_model.fingerprint(tmp_path / "other")
+
+
+@pytest.mark.parametrize(("model_type", "refused"), [("of-its-own", True), ("llama", False)])
+def test_code_in_a_models_folder_is_never_run(model_type, refused, tiny_base, tmp_path):
+    """Nobody is asked on the terminal either; transformers' own class is taken where it has one."""
+    folder = shutil.copytree(tiny_base, tmp_path / "model")
+    (folder / "code.py").write_text(f"open({str(tmp_path / 'it-ran')!r}, 'w')")
+    settings = json.loads((folder / "config.json").read_text())
+    settings |= {
+        "model_type": model_type,
+        "auto_map": {"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M"},
+    }
+    (folder / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match="trust_remote_code") if refused else nullcontext():
+        ss.load_base(folder, nf4=False)
+    assert not (tmp_path / "it-ran").exists()
 
 
 def test_unprepared_offline_model_says_what_to_do(monkeypatch, tmp_path):
