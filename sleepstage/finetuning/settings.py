@@ -6,7 +6,6 @@ the same for all of them.
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -163,7 +162,7 @@ def peak_memory_gib() -> float:
     """Give the most memory that was in use so far: tensors on the GPU, or without one this process's RAM."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
-    if os.name == "nt":
+    if sys.platform == "win32":
         return psutil.Process().memory_info().peak_wset / 2**30
     import resource  # Windows has none
 
