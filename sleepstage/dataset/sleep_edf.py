@@ -85,7 +85,7 @@ def sleep_edf_table(
     """
     wanted = _existing(list(subjects), sorted(set(nights)), study)
     folder = Path(folder) / study
-    # The version in the name spares folders that were filled before from being downloaded again.
+    # These names stay as they are: a folder that was filled before must not be downloaded again.
     ending = f"wake{wake_margin_min}-definitions{DEFINITIONS_VERSION}.npz"
     paths = {night: folder / f"subject{night[0]:02d}-night{night[1]}-{ending}" for night in wanted}
     n_absent = sum(not path.is_file() for path in paths.values())
@@ -96,8 +96,8 @@ def sleep_edf_table(
             f"{size_mb * 8 / 10 / 60:.0f} minutes at 10 Mbit/s"
         )
     table = collect(
-        kept_table(path, partial(_read_night, *night, study, folder, wake_margin_min, keep_edf))
-        for night, path in tqdm(paths.items(), "Sleep-EDF", unit="night", disable=not n_absent)
+        kept_table(path, partial(_read_night, subject, night, study, folder, wake_margin_min, keep_edf))
+        for (subject, night), path in tqdm(paths.items(), "Sleep-EDF", unit="night", disable=not n_absent)
     )
     if n_unscored := describe_nights(table)["unscored"].sum():
         done = "kept as -1" if keep_unscored else "left out"
