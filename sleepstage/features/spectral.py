@@ -9,7 +9,7 @@ from scipy import fft, integrate, signal
 from scipy.stats import entropy, gmean
 
 from .catalogue import BANDS_HZ, BROAD_BAND_HZ, RATIOS, RFFT_BANDS_HZ
-from .time_domain import as_epochs, divide, quiet_division, without_mean
+from .time_domain import as_epochs, undefined_is_nan, without_mean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 WELCH_WINDOW_S = 4.0  # two periods of the slowest frequency of interest, 0.5 Hz
 
 
-@quiet_division
+@undefined_is_nan
 def spectral_features(eeg_uv: ArrayLike, sfreq_hz: float) -> dict[str, NDArray[np.float64]]:
     """Compute band powers, their ratios, and the shape of the spectrum.
 
@@ -103,7 +103,7 @@ def power_spectrum(eeg_uv: ArrayLike, sfreq_hz: float) -> tuple[NDArray[np.float
     return signal.welch(without_mean(x), sfreq_hz, window="hann", nperseg=window, axis=1)
 
 
-@quiet_division
+@undefined_is_nan
 def spectrum_features(freqs_hz: NDArray, psd_uv2: NDArray) -> dict[str, NDArray[np.float64]]:
     """Compute the features of :func:`spectral_features` that need only a power spectral density.
 
@@ -143,8 +143,8 @@ def _power_features(freqs_hz: NDArray, psd: NDArray) -> dict[str, NDArray]:
     return {
         **{f"{band}_power_uv2": power for band, power in powers.items()},
         "total_power_uv2": total,
-        **{f"{band}_power_rel": divide(power, total) for band, power in powers.items()},
-        **{name: divide(sum_of(above), sum_of(below)) for name, (above, below) in RATIOS.items()},
+        **{f"{band}_power_rel": power / total for band, power in powers.items()},
+        **{name: sum_of(above) / sum_of(below) for name, (above, below) in RATIOS.items()},
     }
 
 
@@ -197,8 +197,8 @@ def _shape_features(freqs_hz: NDArray, psd: NDArray) -> dict[str, NDArray]:
         "peak_frequency_hz": np.where(total > 0, freqs_hz[psd.argmax(axis=1)], np.nan),
         "median_frequency_hz": _edge_frequency(freqs_hz, psd, 0.5),
         "edge_frequency_95_hz": _edge_frequency(freqs_hz, psd, 0.95),
-        "spectral_centroid_hz": divide(psd @ freqs_hz, total),
-        "spectral_flatness": divide(gmean(psd, axis=1), psd.mean(axis=1)),
+        "spectral_centroid_hz": psd @ freqs_hz / total,
+        "spectral_flatness": gmean(psd, axis=1) / psd.mean(axis=1),
     }
 
 
@@ -210,7 +210,7 @@ def _edge_frequency(freqs_hz: NDArray, psd: NDArray, share: float) -> NDArray:
     rows = np.arange(len(power))
     below, above = power[rows, upper - 1], power[rows, upper]
     step = freqs_hz[upper] - freqs_hz[upper - 1]
-    return freqs_hz[upper - 1] + step * divide(target[:, 0] - below, above - below)
+    return freqs_hz[upper - 1] + step * (target[:, 0] - below) / (above - below)
 
 
 def _select_band(freqs_hz: NDArray, spectrum: NDArray, band: tuple[float, float]) -> tuple[NDArray, NDArray]:

@@ -9,7 +9,8 @@ stand in :func:`sleepstage.features.catalogue.describe_features`. The fifth fami
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import wraps
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pywt
@@ -18,13 +19,24 @@ from scipy.stats import entropy
 from .catalogue import WAVELET, WAVELET_SCALES_HZ
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import ArrayLike, NDArray
 
-# Undefined features become NaN; NumPy's warnings about them would say nothing more.
-quiet_division = np.errstate(divide="ignore", invalid="ignore", over="ignore")
+
+def undefined_is_nan(family: Callable[..., dict[str, NDArray]]) -> Callable[..., dict[str, NDArray]]:
+    """Let a family divide by 0 without a warning, and return NaN where a feature is not a finite number."""
+
+    @wraps(family)
+    def compute(*args: Any, **kwargs: Any) -> dict[str, NDArray]:
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            features = family(*args, **kwargs)
+        return {name: np.where(np.isfinite(values), values, np.nan) for name, values in features.items()}
+
+    return compute
 
 
-@quiet_division
+@undefined_is_nan
 def time_features(eeg_uv: ArrayLike) -> dict[str, NDArray[np.float64]]:
     """Compute amplitude, energy and variation in time.
 
@@ -75,7 +87,7 @@ def time_features(eeg_uv: ArrayLike) -> dict[str, NDArray[np.float64]]:
     }
 
 
-@quiet_division
+@undefined_is_nan
 def hjorth_features(eeg_uv: ArrayLike) -> dict[str, NDArray[np.float64]]:
     """Compute Hjorth's activity, mobility and complexity.
 
@@ -109,12 +121,12 @@ def hjorth_features(eeg_uv: ArrayLike) -> dict[str, NDArray[np.float64]]:
     x = without_mean(as_epochs(eeg_uv))
     step = np.diff(x, axis=1)
     activity, step_var, second_var = x.var(axis=1), step.var(axis=1), np.diff(step, axis=1).var(axis=1)
-    mobility = np.sqrt(divide(step_var, activity))
-    complexity = divide(np.sqrt(divide(second_var, step_var)), mobility)
+    mobility = np.sqrt(step_var / activity)
+    complexity = np.sqrt(second_var / step_var) / mobility
     return {"activity_uv2": activity, "mobility": mobility, "complexity": complexity}
 
 
-@quiet_division
+@undefined_is_nan
 def wavelet_features(eeg_uv: ArrayLike) -> dict[str, NDArray[np.float64]]:
     """Compute entropies and relative energies of a db4 wavelet decomposition at level 5.
 
@@ -158,7 +170,7 @@ def wavelet_features(eeg_uv: ArrayLike) -> dict[str, NDArray[np.float64]]:
     coefficients = pywt.wavedec(without_mean(x), WAVELET, mode="symmetric", level=level, axis=1)
     squares = {name: scale**2 for name, scale in zip(WAVELET_SCALES_HZ, reversed(coefficients), strict=True)}
     energies = np.stack([square.sum(axis=1) for square in squares.values()], axis=1)
-    shares = divide(energies, energies.sum(axis=1, keepdims=True))
+    shares = energies / energies.sum(axis=1, keepdims=True)
     return {
         **{f"wavelet_entropy_{name}": entropy(square, base=2, axis=1) for name, square in squares.items()},
         "wavelet_entropy": entropy(energies, base=2, axis=1),
@@ -166,7 +178,7 @@ def wavelet_features(eeg_uv: ArrayLike) -> dict[str, NDArray[np.float64]]:
     }
 
 
-@quiet_division
+@undefined_is_nan
 def moment_features(eeg_uv: ArrayLike) -> dict[str, NDArray[np.float64]]:
     """Compute skewness and excess (Fisher) kurtosis, not corrected for bias.
 
@@ -201,13 +213,7 @@ def moment_features(eeg_uv: ArrayLike) -> dict[str, NDArray[np.float64]]:
     variance = square.mean(axis=1)
     third = np.einsum("ij,ij->i", square, centred) / centred.shape[1]
     fourth = np.einsum("ij,ij->i", square, square) / centred.shape[1]
-    return {"skewness": divide(third, variance**1.5), "kurtosis": divide(fourth, variance**2) - 3}
-
-
-def divide(numerator: NDArray, denominator: NDArray) -> NDArray:
-    """Divide; the quotient is NaN where it is not a finite number."""
-    quotient = numerator / denominator
-    return np.where(np.isfinite(quotient), quotient, np.nan)
+    return {"skewness": third / variance**1.5, "kurtosis": fourth / variance**2 - 3}
 
 
 def without_mean(x: NDArray) -> NDArray:
