@@ -1,7 +1,5 @@
 """``python -m sleepstage``: prepare the offline model, run the demo, stage, train, plan, evaluate."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 import os

@@ -1,7 +1,5 @@
 """Files: written whole or not at all, a file or a folder; and arrays read without pickle."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

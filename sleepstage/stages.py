@@ -6,8 +6,6 @@ rules of Rechtschaffen & Kales (1968): their S3 and S4 together are N3, and move
 counterpart.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray

@@ -5,8 +5,6 @@ half old and half new, so this module imports nothing but Python's own. ``HF_TOK
 huggingface_hub reads Colab's secret of that name, if there is one.
 """
 
-from __future__ import annotations
-
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The whole way in one go: stage the shipped night with the shipped adapter, then fine-tune one on it."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ The tasks stand in ``notebooks/exercises``, one possible answer each in ``notebo
 computes the right answer, from the shipped night or from data made for it, and knows the usual mistakes.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -8,8 +8,6 @@ download them from the contest's own place.
 In: the archive or its folders. Out: a feature table with a row for each file.
 """
 
-from __future__ import annotations
-
 import inspect
 import logging
 import re

@@ -3,8 +3,6 @@
 In: the folder and a pattern of its files' names. Out: the table, and why the other recordings are not in it.
 """
 
-from __future__ import annotations
-
 import glob
 import logging
 import re

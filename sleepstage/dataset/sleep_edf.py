@@ -6,8 +6,6 @@ computer, and shares the tables.
 In: the numbers of people and nights. Out: one feature table; each night's own table is kept on disk.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterable
 from functools import partial

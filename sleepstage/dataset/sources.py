@@ -3,8 +3,6 @@
 In: the word or the path. Out: a feature table without the epochs that have no stage.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

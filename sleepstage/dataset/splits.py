@@ -3,8 +3,6 @@
 In: a feature table of some nights. Out: who is for training and who for testing, or the rows that are kept.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -4,8 +4,6 @@ A feature table is a DataFrame indexed by ``(subject, recording, epoch)`` with o
 feature and ``stage`` (and ``quality``) beside them; see :func:`sleepstage.extract_features`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 from collections.abc import Callable, Iterable

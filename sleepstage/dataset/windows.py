@@ -1,7 +1,5 @@
 """Windows of text over a night: which lines they hold, and which epoch each line answers for."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

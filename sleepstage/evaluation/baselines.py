@@ -5,8 +5,6 @@ the time since the recording began: many recordings are cut around sleep by the 
 this time gives sleep onset away.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from sklearn.ensemble import HistGradientBoostingClassifier

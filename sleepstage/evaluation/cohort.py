@@ -4,8 +4,6 @@ The epochs of one person are alike, so an interval over epochs would be far too 
 draws whole people.
 """
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from typing import Any

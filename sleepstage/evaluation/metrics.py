@@ -4,8 +4,6 @@ The figures come from scikit-learn. This module decides which epochs count, and 
 that the expert never gave.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

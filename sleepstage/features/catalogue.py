@@ -4,8 +4,6 @@ The catalogue is the file ``catalogue.tsv``, one row a feature. ``time_domain.py
 compute what is listed there, with the bands, ratios and wavelet scales of this module.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 

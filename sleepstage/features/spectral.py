@@ -1,20 +1,14 @@
 """Features of an epoch's spectrum, computed from a signal or from a power spectral density."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy import fft, integrate, signal
 from scipy.stats import entropy, gmean
 
 from .catalogue import BANDS_HZ, BROAD_BAND_HZ, RATIOS, RFFT_BANDS_HZ
 from .time_domain import as_epochs, undefined_is_nan, without_mean
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import ArrayLike, NDArray
 
 WELCH_WINDOW_S = 4.0  # two periods of the slowest frequency of interest, 0.5 Hz
 

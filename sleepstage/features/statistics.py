@@ -4,14 +4,12 @@ Every function takes a feature table, of one night or of many people. The interv
 people, not over epochs, because the epochs of one night depend on each other.
 """
 
-from __future__ import annotations
-
 import warnings
 from itertools import combinations
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 from scipy.cluster.hierarchy import fcluster, leaves_list, linkage
 from scipy.spatial.distance import squareform
 from scipy.stats import entropy, rankdata
@@ -19,9 +17,6 @@ from sklearn.feature_selection import mutual_info_classif
 
 from ..stages import STAGE_CODES, STAGES, UNSCORED, stage_codes
 from .catalogue import feature_columns
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
 
 MIN_EPOCHS = 10  # five minutes; a person with less of a stage does not count for this stage
 

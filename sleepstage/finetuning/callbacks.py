@@ -1,7 +1,5 @@
 """What happens beside the training steps: a clock, a progress bar, a function that watches the loss."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable

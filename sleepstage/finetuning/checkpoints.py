@@ -4,8 +4,6 @@ When a Colab machine is taken away its disk is lost, so each checkpoint can be c
 a mounted Drive.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

@@ -7,8 +7,6 @@ line of the text ends.
 From top to bottom: the loss, the trainer, its settings, what puts them together, and :func:`finetune`.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict

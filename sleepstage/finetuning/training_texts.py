@@ -1,7 +1,5 @@
 """Training texts: windows of digits with a stage at each answer, cut anew in every pass over the nights."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -3,8 +3,6 @@
 These are still pictures; ``widgets.py`` shows them again each time a slider moves.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from datetime import timedelta
 from html import escape

@@ -3,8 +3,6 @@
 Every function draws on the Axes that it is given, or on new ones, and returns them; none shows or saves.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any

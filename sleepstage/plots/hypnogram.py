@@ -5,8 +5,6 @@ Time runs in hours (minutes, if it is short) since the start of the recording; w
 clock time.
 """
 
-from __future__ import annotations
-
 from datetime import datetime
 
 import matplotlib.pyplot as plt

@@ -1,7 +1,5 @@
 """Results: the training curve and the confusion matrix."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import seaborn as sns

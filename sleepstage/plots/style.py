@@ -1,7 +1,5 @@
 """The look that all pictures share: sizes, inks, legends, the one time axis, a night on a grid of epochs."""
 
-from __future__ import annotations
-
 from datetime import datetime, timedelta
 from typing import Any
 

@@ -5,8 +5,6 @@ whatever state a file gives them, and a false one makes them write where they mu
 is flagged as objects, for example).
 """
 
-from __future__ import annotations
-
 import copyreg
 import pickle
 from collections.abc import Callable

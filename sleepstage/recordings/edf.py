@@ -5,8 +5,6 @@ store what comes before and after a pause side by side. Read as it stands, every
 lie too early, and its epochs would get the stages of others.
 """
 
-from __future__ import annotations
-
 import re
 import sys
 import warnings

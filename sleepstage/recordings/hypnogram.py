@@ -3,8 +3,6 @@
 A hypnogram is read as spans: when each stage begins, how long it lasts, and the text that names it.
 """
 
-from __future__ import annotations
-
 import csv
 import re
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What the signal itself says: whether its unit can be right, what is unusual, and which epochs are lost."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -4,8 +4,6 @@ Whether a night comes from a file, from MNE or as an array, it passes the same c
 :class:`Recording` is made, and is resampled there.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
