@@ -33,7 +33,7 @@ N_LEVELS = 9
 MISSING = 0
 """The digit of a value that is missing."""
 
-VERSIONS = {"format_version": 1, "definitions_version": DEFINITIONS_VERSION}
+VERSIONS = {"format_version": 2, "definitions_version": DEFINITIONS_VERSION}
 """Of the file that holds a :class:`PromptSpec`, and of the features that it needs."""
 
 SHORT_NIGHT = 240  # epochs: two hours; levels within a shorter night say little
