@@ -194,7 +194,7 @@ def test_a_specification_comes_back_from_its_file(tmp_path):
 
 
 @pytest.mark.parametrize("key", ["format_version", "definitions_version"])
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 99, "1", None])
 def test_another_version_of_the_format_or_of_the_features_is_refused(tmp_path, key, version):
     path = PromptSpec(digits=(Digit("std_uv"),)).save(tmp_path / "prompt.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: version}))
