@@ -17,11 +17,11 @@ _NAMES = {
     "stages": "STAGES STAGE_COLORS most_probable_stages",
     "recordings.recording": "Recording demo_paths load_demo read_recording",
     "recordings.dictionary": "load_dictionary save_dictionary",
-    "features.catalogue": "BANDS_HZ describe_features feature_columns",
+    "features.catalogue": "BANDS_HZ describe_features feature_columns missing_features",
     "features.extract": "extract_features",
     "features.statistics": "between_people compare_with_cohort correlation_clusters "
     "mutual_information separation",
-    "dataset.contest": "fetch_contest missing_features read_contest",
+    "dataset.contest": "fetch_contest read_contest",
     "dataset.sleep_edf": "sleep_edf_table",
     "dataset.folder": "folder_table",
     "dataset.sources": "open_table",

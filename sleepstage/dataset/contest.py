@@ -23,7 +23,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from ..features.catalogue import BANDS_HZ, INDEX, describe_features
+from ..features.catalogue import BANDS_HZ, INDEX, missing_features
 from ..features.extract import extract_features
 from ..features.spectral import spectrum_features
 from ..files import BROKEN_FILE
@@ -145,7 +145,8 @@ def read_contest(folder: str | Path) -> pd.DataFrame:
     -------
     pandas.DataFrame
         A feature table as :func:`sleepstage.extract_features` gives it. Of spectrograms it has the spectral
-        features only; the log says which are missing and why (:func:`missing_features`). Beside them stand
+        features only; the log says which are missing and why
+        (:func:`sleepstage.missing_features`). Beside them stand
         ``delta_power_change`` to ``gamma_power_change``, how a band's power changes within the epoch: the
         standard deviation, over the spectrogram's columns, of its natural logarithm. ``epoch`` is the file's
         number, so there are gaps where there is no file.
@@ -181,22 +182,6 @@ def read_contest(folder: str | Path) -> pd.DataFrame:
         names = ", ".join(missing.index[missing == reason])
         log.warning("not available from spectrograms: %s (%s)", names, reason)
     return table
-
-
-def missing_features(table: pd.DataFrame) -> pd.Series:
-    """Say which features of the catalogue a table does not have, and why it cannot.
-
-    Returns
-    -------
-    pandas.Series of str
-        The reason by the feature's name.
-    """
-    reasons = {
-        "spectral": "needs a finer spectrum than this table was made from",
-        "wavelet": "needs the signal; a power spectrogram has lost the phase",
-    }
-    family = describe_features()["family"].drop(index=list(table.columns), errors="ignore")
-    return family.map(reasons).fillna("needs the signal's samples").rename("reason")
 
 
 def _index(files: list[Path]) -> pd.MultiIndex:

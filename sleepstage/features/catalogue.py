@@ -156,3 +156,19 @@ def feature_columns(table: pd.DataFrame) -> list[str]:
     ['std_uv', 'mobility']
     """
     return [name for name in table.columns if name not in META_COLUMNS]
+
+
+def missing_features(table: pd.DataFrame) -> pd.Series:
+    """Say which features of the catalogue a table does not have, and why it cannot.
+
+    Returns
+    -------
+    pandas.Series of str
+        The reason by the feature's name.
+    """
+    reasons = {
+        "spectral": "needs a finer spectrum than this table was made from",
+        "wavelet": "needs the signal; a power spectrogram has lost the phase",
+    }
+    family = describe_features()["family"].drop(index=list(table.columns), errors="ignore")
+    return family.map(reasons).fillna("needs the signal's samples").rename("reason")

@@ -53,7 +53,7 @@ def test_powers_of_a_spectrogram_agree_with_those_of_the_signal(read, table):
 
 
 def test_nothing_of_the_time_domain_is_claimed_and_the_reason_is_given(read):
-    missing = contest.missing_features(read)
+    missing = ss.missing_features(read)
     assert {"std_uv", "kurtosis", "mobility", "wavelet_entropy", "rfft_delta_uv2"} <= set(missing.index)
     assert not set(missing.index) & set(read.columns)
     assert missing["std_uv"] == "needs the signal's samples"
