@@ -22,18 +22,11 @@ from .table import collect, describe_nights, drop_unscored, kept_table
 
 log = logging.getLogger(__name__)
 
-NIGHT_MB = 48
-
 SUBJECTS = {"age": sorted({*range(83)} - {39, 68, 69, 78, 79}), "telemetry": [*range(22)]}
 """The people of each study; some numbers were never given."""
 
 ABSENT_NIGHTS = frozenset({(13, 2), (36, 1), (52, 1)})
 """The nights, (subject, night) of the study of age, that the recorder lost."""
-
-_PAGES = {
-    "age": "https://physionet.org/content/sleep-edfx/1.0.0/sleep-cassette/",
-    "telemetry": "https://physionet.org/content/sleep-edfx/1.0.0/sleep-telemetry/",
-}
 
 
 def sleep_edf_table(
@@ -62,7 +55,7 @@ def sleep_edf_table(
         Where the tables are kept and the recordings downloaded.
     study : {"age", "telemetry"}
     keep_edf : bool
-        Keep the recordings (48 MB each); otherwise each is deleted once its features are computed.
+        Keep the recordings (48 MB each); otherwise each is deleted once its table is saved.
     wake_margin_min : float or None
         As in :func:`sleepstage.read_recording`.
     keep_unscored : bool
@@ -88,15 +81,23 @@ def sleep_edf_table(
     paths = {night: folder / f"subject{night[0]:02d}-night{night[1]}-{ending}" for night in wanted}
     n_absent = sum(not path.is_file() for path in paths.values())
     if n_absent:
-        size_mb = NIGHT_MB * n_absent
+        size_mb = 48 * n_absent
         tqdm.write(
             f"{n_absent} of {len(paths)} nights are still to be read; downloaded, about {size_mb} MB: "
             f"{size_mb * 8 / 10 / 60:.0f} minutes at 10 Mbit/s"
         )
-    table = collect(
-        kept_table(path, partial(_read_night, subject, night, study, folder, wake_margin_min, keep_edf))
-        for (subject, night), path in tqdm(paths.items(), "Sleep-EDF", unit="night", disable=not n_absent)
-    )
+    fetched, tables = list[Path](), []
+
+    def read_night(subject: int, night: int) -> pd.DataFrame:
+        psg, hypnogram = _fetch(subject, night, study, folder)
+        fetched.append(psg)
+        return extract_features(read_recording(psg, hypnogram, wake_margin_min=wake_margin_min))
+
+    for asked, path in tqdm(paths.items(), "Sleep-EDF", unit="night", disable=not n_absent):
+        tables.append(kept_table(path, partial(read_night, *asked)))
+        while fetched and not keep_edf:  # only now that the table is saved: it need not be fetched again
+            fetched.pop().unlink()
+    table = collect(tables)
     if n_unscored := describe_nights(table)["unscored"].sum():
         done = "kept as -1" if keep_unscored else "left out"
         log.warning("%d of %d epochs are movement time or '?': %s", n_unscored, len(table), done)
@@ -131,17 +132,6 @@ def _existing(subjects: list[int], nights: list[int], study: str) -> list[tuple[
     return kept
 
 
-def _read_night(
-    subject: int, night: int, study: str, folder: Path, wake_margin_min: float | None, keep_edf: bool
-) -> pd.DataFrame:
-    """Give a night's table, from the download on; then delete the recording, unless it is to be kept."""
-    psg, hypnogram = _fetch(subject, night, study, folder)
-    table = extract_features(read_recording(psg, hypnogram, wake_margin_min=wake_margin_min))
-    if not keep_edf:
-        psg.unlink()
-    return table
-
-
 def _fetch(subject: int, night: int, study: str, folder: Path) -> tuple[Path, Path]:
     """Paths of a night's recording and hypnogram, downloaded and checked by MNE if they are not there."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -149,9 +139,11 @@ def _fetch(subject: int, night: int, study: str, folder: Path) -> tuple[Path, Pa
     try:
         [(psg, hypnogram)] = fetch([subject], path=folder, verbose="error")
     except (OSError, ValueError) as error:  # no connection; another file than the known one
+        page = "sleep-cassette" if study == "age" else "sleep-telemetry"
         raise RuntimeError(
             f"night {night} of subject {subject} could not be downloaded: {error}\nThe nights before it are "
             "kept; run this again to go on. By hand: download its two files from "
-            f"{_PAGES[study]} and put them into {folder / 'physionet-sleep-data'}."
+            f"https://physionet.org/content/sleep-edfx/1.0.0/{page}/ and put them into "
+            f"{folder / 'physionet-sleep-data'}."
         ) from error
     return Path(psg), Path(hypnogram)

@@ -5,6 +5,7 @@ import http.server
 import shutil
 import threading
 
+import numpy as np
 import pandas as pd
 import pytest
 from mne.datasets.sleep_physionet import age
@@ -32,6 +33,20 @@ def test_both_nights_become_one_table_and_the_disk_is_given_back(tmp_path, table
     assert both.index.unique("recording").tolist() == ["SC4001E0", "SC4002E0"]
     pd.testing.assert_frame_equal(both[: len(table)], table, check_dtype=False, rtol=1e-5)
     assert not any(path.exists() for path in recordings)
+
+
+def _no_space(*args, **kwargs):
+    raise OSError("No space left on device")
+
+
+def test_a_recording_is_not_deleted_before_its_table_is_saved(tmp_path, monkeypatch):
+    psg = put_files(tmp_path / "age", "SC4001E")
+    with monkeypatch.context() as full_disk, pytest.raises(OSError, match="No space left"):
+        full_disk.setattr(np, "savez_compressed", _no_space)
+        sleep_edf_table([0], nights=[1], folder=tmp_path)
+    assert psg.exists()
+    sleep_edf_table([0], nights=[1], folder=tmp_path)
+    assert not psg.exists()
 
 
 def test_a_folder_that_was_filled_before_needs_no_recording(tmp_path, monkeypatch):
