@@ -30,8 +30,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import TrainerCallback
 from trl import SFTTrainer
 
-from sleepstage.dataset.digits import PromptSpec, default_digits, epoch_in_words, line_tokens
+from sleepstage.dataset.digits import PromptSpec, default_digits, epoch_in_words
 from sleepstage.dataset.table import load_table
+from sleepstage.dataset.windows import line_tokens
 from sleepstage.finetuning.base_model import load_base, load_tokenizer, quiet_libraries
 from sleepstage.finetuning.settings import OFFLINE_MODEL, TrainingConfig
 from sleepstage.finetuning.trainer import AnswerTrainer, build_trainer, lora_config, training_arguments

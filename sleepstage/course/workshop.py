@@ -16,8 +16,9 @@ from scipy import signal
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
-from ..dataset.digits import PromptSpec, default_digits, label_token_ids, night_text
+from ..dataset.digits import PromptSpec, default_digits, night_text
 from ..dataset.splits import split_blocks
+from ..dataset.windows import label_token_ids
 from ..features.catalogue import INDEX
 from ..features.extract import extract_features
 from ..features.time_domain import hjorth_features, moment_features, time_features

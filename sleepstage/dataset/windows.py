@@ -1,13 +1,63 @@
-"""Windows of text over a night: which lines they hold, and which epoch each line answers for."""
+"""Levels become tokens, and tokens windows: which lines a window holds, and which epoch each answers for."""
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from .digits import MISSING, PromptSpec, line_tokens
+from .digits import MISSING, PromptSpec, night_text
 from .table import consecutive_runs
+
+
+def label_token_ids(labels: Sequence[str], tokenizer: Any) -> list[int]:
+    """Give the token id of each label word.
+
+    Raises
+    ------
+    ValueError
+        If a word is not exactly one token, or two words are the same token.
+    """
+    pieces = [tokenizer(label, add_special_tokens=False).input_ids for label in labels]
+    split = {label: len(ids) for label, ids in zip(labels, pieces, strict=True) if len(ids) != 1}
+    if split:
+        raise ValueError(f"label words must be one token each; tokens counted: {split}. Choose other words.")
+    ids = [ids[0] for ids in pieces]
+    if len(set(ids)) != len(ids):
+        raise ValueError(f"label words must be distinct tokens; {list(labels)} are the tokens {ids}")
+    return ids
+
+
+def line_tokens(levels: np.ndarray, tokenizer: Any) -> np.ndarray:
+    """Tokenize a night, one row an epoch: (n_epochs, tokens_per_epoch).
+
+    Lines are tokenized one by one. That is right only if no token covers the end of one line and the
+    beginning of the next, and if every line has the same number of tokens; both are checked.
+
+    Raises
+    ------
+    ValueError
+        If the tokenizer breaks one of these two rules.
+    """
+    lines, inverse = np.unique(levels, axis=0, return_inverse=True)
+    ids = tokenizer([night_text(line[None]) for line in lines], add_special_tokens=False).input_ids
+    lengths = sorted({len(line) for line in ids})
+    whole = tokenizer(night_text(lines), add_special_tokens=False).input_ids
+    if len(lengths) != 1 or whole != [token for line in ids for token in line]:
+        raise ValueError(
+            f"this tokenizer does not keep epochs apart (tokens a line: {lengths}); each line of digits "
+            "must be the same number of tokens and end in a token of its own."
+        )
+    return np.asarray(ids, dtype=np.int64)[inverse.ravel()]
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """Identify a tokenizer by how it cuts digits: SHA-256 over its first token and those of 000: to 999:."""
+    digits = np.array(np.unravel_index(np.arange(1000), (10, 10, 10)), dtype=np.int8).T
+    tokens = [tokenizer.bos_token_id, *line_tokens(digits, tokenizer).ravel().tolist()]
+    return f"sha256:{hashlib.sha256(repr(tokens).encode()).hexdigest()}"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from typing import Any
 from huggingface_hub import HfApi
 from peft import PeftModel
 
-from ..dataset.digits import PromptSpec, label_token_ids, tokenizer_hash
+from ..dataset.digits import PromptSpec
+from ..dataset.windows import label_token_ids, tokenizer_hash
 from ..files import DATA_DIR, Contents, check_replaceable, replacing, write_json
 from .base_model import (
     architecture,

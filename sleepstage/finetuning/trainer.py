@@ -23,8 +23,9 @@ from torch.nn.functional import cross_entropy
 from transformers import PrinterCallback, default_data_collator, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from ..dataset.digits import PromptSpec, label_token_ids, tokenizer_hash
+from ..dataset.digits import PromptSpec
 from ..dataset.table import data_fingerprint
+from ..dataset.windows import label_token_ids, tokenizer_hash
 from ..files import check_replaceable, remove_ours
 from ..stages import STAGES, UNSCORED
 from .adapter import ADAPTER, Adapter, load_adapter, save_adapter

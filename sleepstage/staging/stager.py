@@ -17,8 +17,8 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from ..dataset.digits import PromptSpec, label_token_ids
-from ..dataset.windows import Windows, covering_windows, cut_windows
+from ..dataset.digits import PromptSpec
+from ..dataset.windows import Windows, covering_windows, cut_windows, label_token_ids
 from ..features.catalogue import NIGHT
 from ..finetuning.adapter import SHIPPED_ADAPTER, load_adapter
 from ..finetuning.base_model import load_base, load_tokenizer, quiet_libraries, set_attention

@@ -1,8 +1,7 @@
-"""Levels against pandas, counting and hand-worked cases; text against the two real tokenizers."""
+"""Levels against pandas, counting and hand-worked cases; text read back."""
 
 import json
 import warnings
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -19,19 +18,11 @@ from sleepstage.dataset.digits import (
     PromptSpec,
     default_digits,
     epoch_in_words,
-    label_token_ids,
-    line_tokens,
     night_text,
     parse_text,
-    tokenizer_hash,
 )
 
 short_nights_are_fine = pytest.mark.filterwarnings("ignore:.*less than two hours")
-
-
-@pytest.fixture(scope="module", params=["smollm2_tokenizer", "llama3_tokenizer"])
-def tokenizer(request):
-    return request.getfixturevalue(request.param)
 
 
 def night(subject=1, recording="A", **columns):
@@ -261,67 +252,6 @@ def test_an_epoch_in_words_says_values_units_and_asks_for_a_stage(table):
 def test_a_column_that_is_no_feature_is_not_put_in_words(table):
     with pytest.raises(ValueError, match=r"no features \['stage', 'no_such'\]"):
         epoch_in_words(table.iloc[300], ["std_uv", "stage", "no_such"])
-
-
-# ---------------------------------------------------------------- tokens
-
-
-def test_each_default_label_is_one_token_of_its_own(tokenizer):
-    labels = PromptSpec((Digit("x"),)).labels
-    ids = label_token_ids(labels, tokenizer)
-    assert tuple(tokenizer.decode([token]) for token in ids) == labels
-    assert len(set(ids)) == 5
-
-
-def test_labels_of_several_tokens_or_one_token_twice_are_refused(tokenizer):
-    with pytest.raises(ValueError, match=r"one token each; tokens counted: \{' N1': 2"):
-        label_token_ids([" Wake", " N1", " N2", " N3", " REM"], tokenizer)
-    with pytest.raises(ValueError, match="must be distinct"):
-        label_token_ids([" Wake", " Light", " Light", " Deep", " REM"], tokenizer)
-
-
-@pytest.mark.parametrize("n_digits", [1, 3, 8, 12, 13])
-def test_an_epoch_is_the_expected_number_of_tokens(smollm2_tokenizer, llama3_tokenizer, n_digits):
-    levels = np.random.default_rng(0).integers(0, 10, (200, n_digits))
-    assert line_tokens(levels, smollm2_tokenizer).shape == (200, n_digits + 1)
-    assert line_tokens(levels, llama3_tokenizer).shape == (200, -(-n_digits // 3) + 1)
-
-
-@settings(deadline=None, max_examples=30)
-@given(st.integers(1, 13).flatmap(random_levels))
-def test_lines_one_by_one_are_the_tokens_of_the_whole_text(tokenizer, levels):
-    whole = tokenizer(night_text(levels), add_special_tokens=False).input_ids
-    assert line_tokens(levels, tokenizer).ravel().tolist() == whole
-
-
-def joining(pieces):
-    """A tokenizer that knows some longer pieces, the longest first, and else single characters."""
-
-    def tokens(text):
-        found = []
-        while text:
-            piece = next((piece for piece in pieces if text.startswith(piece)), text[0])
-            found.append(hash(piece))
-            text = text[len(piece) :]
-        return found
-
-    return lambda text, **_: SimpleNamespace(
-        input_ids=tokens(text) if isinstance(text, str) else [tokens(line) for line in text]
-    )
-
-
-@pytest.mark.parametrize("piece", ["12", ":1"], ids=["uneven lines", "across lines"])
-def test_a_tokenizer_that_does_not_keep_epochs_apart_is_refused(piece):
-    levels = np.array([[1, 2], [1, 3]])
-    assert line_tokens(levels, joining([])).shape == (2, 3)
-    with pytest.raises(ValueError, match="does not keep epochs apart"):
-        line_tokens(levels, joining([piece]))
-
-
-def test_the_hash_tells_tokenizers_apart(smollm2_tokenizer, llama3_tokenizer):
-    hashes = [tokenizer_hash(tokenizer) for tokenizer in (smollm2_tokenizer, llama3_tokenizer)]
-    assert hashes[0] != hashes[1]
-    assert hashes[0] == tokenizer_hash(smollm2_tokenizer)
 
 
 def test_cohort_digit_without_cut_points_is_refused():

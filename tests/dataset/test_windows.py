@@ -1,11 +1,22 @@
-"""Windows decoded back to text and compared, line by line, with the night they were cut from."""
+"""Windows decoded back to text and compared with the night they were cut from; tokens by two tokenizers."""
+
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
-from sleepstage.dataset.digits import Digit, PromptSpec
-from sleepstage.dataset.windows import covering_starts, cut_windows
+from sleepstage.dataset.digits import Digit, PromptSpec, night_text
+from sleepstage.dataset.windows import (
+    covering_starts,
+    cut_windows,
+    label_token_ids,
+    line_tokens,
+    tokenizer_hash,
+)
 from sleepstage.finetuning.training_texts import training_windows
 from sleepstage.stages import STAGES
 
@@ -115,3 +126,70 @@ def test_starts_are_a_stride_apart_and_cover_every_epoch_at_any_offset():
 def test_a_stride_that_would_leave_epochs_out_is_refused(stride):
     with pytest.raises(ValueError, match=f"stride is {stride} .* = {ANSWERED} "):
         covering_starts(200, SPEC, stride)
+
+
+# ---------------------------------------------------------------- tokens
+
+
+def test_each_default_label_is_one_token_of_its_own(tokenizer):
+    labels = PromptSpec((Digit("x"),)).labels
+    ids = label_token_ids(labels, tokenizer)
+    assert tuple(tokenizer.decode([token]) for token in ids) == labels
+    assert len(set(ids)) == 5
+
+
+def test_labels_of_several_tokens_or_one_token_twice_are_refused(tokenizer):
+    with pytest.raises(ValueError, match=r"one token each; tokens counted: \{' N1': 2"):
+        label_token_ids([" Wake", " N1", " N2", " N3", " REM"], tokenizer)
+    with pytest.raises(ValueError, match="must be distinct"):
+        label_token_ids([" Wake", " Light", " Light", " Deep", " REM"], tokenizer)
+
+
+@pytest.mark.parametrize("n_digits", [1, 3, 8, 12, 13])
+def test_an_epoch_is_the_expected_number_of_tokens(smollm2_tokenizer, llama3_tokenizer, n_digits):
+    levels = np.random.default_rng(0).integers(0, 10, (200, n_digits))
+    assert line_tokens(levels, smollm2_tokenizer).shape == (200, n_digits + 1)
+    assert line_tokens(levels, llama3_tokenizer).shape == (200, -(-n_digits // 3) + 1)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.integers(1, 13).flatmap(
+        lambda n_digits: arrays(
+            np.int8, st.tuples(st.integers(1, 12), st.just(n_digits)), elements=st.integers(0, 9)
+        )
+    )
+)
+def test_lines_one_by_one_are_the_tokens_of_the_whole_text(tokenizer, levels):
+    whole = tokenizer(night_text(levels), add_special_tokens=False).input_ids
+    assert line_tokens(levels, tokenizer).ravel().tolist() == whole
+
+
+def joining(pieces):
+    """A tokenizer that knows some longer pieces, the longest first, and else single characters."""
+
+    def tokens(text):
+        found = []
+        while text:
+            piece = next((piece for piece in pieces if text.startswith(piece)), text[0])
+            found.append(hash(piece))
+            text = text[len(piece) :]
+        return found
+
+    return lambda text, **_: SimpleNamespace(
+        input_ids=tokens(text) if isinstance(text, str) else [tokens(line) for line in text]
+    )
+
+
+@pytest.mark.parametrize("piece", ["12", ":1"], ids=["uneven lines", "across lines"])
+def test_a_tokenizer_that_does_not_keep_epochs_apart_is_refused(piece):
+    levels = np.array([[1, 2], [1, 3]])
+    assert line_tokens(levels, joining([])).shape == (2, 3)
+    with pytest.raises(ValueError, match="does not keep epochs apart"):
+        line_tokens(levels, joining([piece]))
+
+
+def test_the_hash_tells_tokenizers_apart(smollm2_tokenizer, llama3_tokenizer):
+    hashes = [tokenizer_hash(tokenizer) for tokenizer in (smollm2_tokenizer, llama3_tokenizer)]
+    assert hashes[0] != hashes[1]
+    assert hashes[0] == tokenizer_hash(smollm2_tokenizer)

@@ -13,9 +13,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 import sleepstage as ss
 from sleepstage.__main__ import main
-from sleepstage.dataset.digits import line_tokens
 from sleepstage.dataset.table import consecutive_runs
-from sleepstage.dataset.windows import covering_starts
+from sleepstage.dataset.windows import covering_starts, line_tokens
 from sleepstage.finetuning import base_model
 from sleepstage.finetuning.memory_plan import (
     ARCHITECTURES,
