@@ -110,7 +110,10 @@ def read_channel(psg: str | Path | mne.io.BaseRaw, channel: str, gain: float) ->
     with explaining_damage(path):
         signal_uv = 1e6 * gain * raw.get_data([channel], verbose="error")[0]
         notes = [] if raw is psg else _missing_end(raw, path)
-    signal_uv, missing_s = _by_the_clock(signal_uv, raw, path)
+        # In a Raw, MNE cuts annotations where the samples end; in the file, a pause has its whole length.
+        whole = raw is not psg and path.suffix.lower() == ".set"
+        annotations = mne.read_annotations(path) if whole else raw.annotations
+    signal_uv, missing_s = _by_the_clock(signal_uv, raw, annotations, path)
     if missing_s:
         notes.append(f"the recording was paused: {missing_s:g} s are missing; by the clock, they are NaN")
     for note in notes:
@@ -205,16 +208,17 @@ def _missing_end(raw: mne.io.BaseRaw, path: Path) -> list[str]:
 
 
 def _by_the_clock(
-    signal: NDArray[np.float64], raw: mne.io.BaseRaw, path: Path
+    signal: NDArray[np.float64], raw: mne.io.BaseRaw, annotations: mne.Annotations, path: Path
 ) -> tuple[NDArray[np.float64], float]:
     """Put NaN where a recording was paused, (n_times and what is missing,); and say how many seconds."""
     sfreq_hz, n_times = raw.info["sfreq"], len(signal)
     lost = np.zeros(n_times, dtype=bool)
-    for span in raw.annotations:
+    for span in annotations:
         if span["description"] in _FILLED:
             end = _sample(span["onset"] + span["duration"], raw)
             lost[max(0, _sample(span["onset"], raw)) : max(0, end)] = True
-    pauses = {at: lost_s for at, lost_s in sorted(_pauses(raw, path).items()) if 0 < at < n_times and lost_s}
+    found = sorted(_pauses(raw, annotations, path).items())
+    pauses = {at: lost_s for at, lost_s in found if 0 < at < n_times and lost_s}
     for at, lost_s in pauses.items():
         _check_pause(lost_s, at / sfreq_hz, path)
     # Rounded as a sum: the rounding of hundreds of pauses must not add up.
@@ -228,16 +232,19 @@ def _sample(onset_s: float, raw: mne.io.BaseRaw) -> int:
     return int(np.ceil(np.round((onset_s - raw.first_time) * raw.info["sfreq"], 3)))
 
 
-def _pauses(raw: mne.io.BaseRaw, path: Path) -> dict[int, float]:
+def _pauses(raw: mne.io.BaseRaw, annotations: mne.Annotations, path: Path) -> dict[int, float]:
     """By the sample before which time is missing: how many seconds, NaN if nobody knows."""
     pauses: dict[int, float] = {}
     numbers = _SEAM_NUMBERS.get(Path(raw.filenames[0] or "").suffix.lower(), ())
-    for event in raw.annotations:
+    end_s = raw.first_time + raw.n_times / raw.info["sfreq"]
+    for event in annotations:
         text = event["description"].lower()
         # As a BrainVision marker it has a type before its text, and a length that says nothing.
         is_seam = text in numbers or text.rpartition("/")[2].strip() in _SEAMS
         if is_seam or text.startswith("new segment/"):
             is_known = event["duration"] > 0 and (text == "boundary" or text in numbers)
+            if annotations is raw.annotations:  # what ends with the samples may have been cut there
+                is_known &= event["onset"] + event["duration"] < end_s - 0.5 / raw.info["sfreq"]
             at = _sample(event["onset"], raw)
             pauses[at] = pauses.get(at, 0.0) + (event["duration"] if is_known else np.nan)
     if path.suffix.lower() == ".vhdr":

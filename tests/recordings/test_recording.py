@@ -391,6 +391,18 @@ def test_several_pauses_are_added_up_before_they_are_rounded(tmp_path):
     assert np.isnan(night.eeg_uv).sum() == 504
 
 
+def test_a_pause_longer_than_what_follows_it_keeps_its_length(tmp_path):
+    signal_uv, events = steps(6), [(6000.5, "boundary", 30000.0), (9000.5, "boundary", 15000.0)]
+    psg = write_eeglab(tmp_path / "night.set", signal_uv, events)
+    with pytest.warns(UserWarning, match="450 s are missing"):
+        night = read_recording(psg)
+    laid = by_the_clock(by_the_clock(signal_uv, 6000, 30000).ravel(), 39000, 15000)
+    np.testing.assert_allclose(night.eeg_uv, laid, atol=1e-3)
+    # A Raw has lost its length: MNE cuts annotations where the samples end.
+    with pytest.raises(ValueError, match="not known for how long. If you passed a Raw, pass its file"):
+        read_recording(mne.io.read_raw(psg, verbose="error"))
+
+
 def unknown_pauses(folder):
     """Recordings in which something was left out after 150 s, and nobody wrote down how much."""
     dated = ("New Segment", "", 0, date(0))
