@@ -299,7 +299,7 @@ def _pauses_of_edf(path: Path, raw: mne.io.BaseRaw) -> dict[int, float]:
         onset_s = _record_onsets_s(path, header)
     lost_s = np.diff(onset_s) - record_s
     pauses = {}
-    for record in np.flatnonzero(np.abs(lost_s) > _ROUNDING_S):
+    for record in np.flatnonzero(~(np.abs(lost_s) <= _ROUNDING_S)):  # a time that is NaN as well
         at = round((record + 1) * record_s * raw.info["sfreq"]) - raw.first_samp
         if at <= 0:
             raise ValueError(
@@ -324,4 +324,4 @@ def _record_onsets_s(path: Path, header: bytes) -> NDArray[np.float64]:
     n_records = (len(content) - n_header) // widths.sum()
     records = content[n_header : n_header + n_records * widths.sum()].reshape(n_records, -1)
     times = records[:, widths[:place].sum() :][:, : widths[place]]
-    return np.array([float(re.split(b"[\x14\x15]", row.tobytes(), maxsplit=1)[0]) for row in times])
+    return np.array([float(re.split(b"[\x14\x15\0]", row.tobytes(), maxsplit=1)[0]) for row in times])

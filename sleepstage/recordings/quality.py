@@ -30,7 +30,11 @@ _CAUSES = (
         "microvolts were stored as if they were millivolts (factor 1e-3), or an amplifier's gain was not "
         "taken off (a factor of about {gain:.0e})",
     ),
-    (np.inf, "microvolts were stored as if they were volts, or the header names no unit (factor 1e-6)"),
+    (
+        _TYPICAL_UV * 10**7.5,
+        "microvolts were stored as if they were volts, or the header names no unit (factor 1e-6)",
+    ),
+    (np.inf, "nanovolts were stored as if they were volts: MNE does not know nV (factor 1e-9)"),
 )
 
 

@@ -447,6 +447,7 @@ def test_a_pause_of_unknown_length_is_refused_and_its_parts_are_read(tmp_path):
     [
         ([0, 10, 20, 15, 25, 35], "paused 30 s after its first sample, for -15 s"),
         ([0, 10, 20, 2e6, 2e6 + 10, 2e6 + 20], "at most a day. Correct the times"),
+        ([0, 10, 20, np.nan, 100, 110], "paused 30 s after its first sample, and it is not known"),
     ],
 )
 def test_records_whose_times_cannot_be_are_refused(tmp_path, onsets_s, message):
@@ -659,6 +660,7 @@ def test_notes_say_what_was_done(tmp_path):
         (1e-3, "uV", "millivolts were stored as if they were microvolts .factor 1e3", 1e3),
         (1, "mV", "microvolts were stored as if they were millivolts .factor 1e-3", 1e-3),
         (1, "V", "microvolts were stored as if they were volts.* .factor 1e-6", 1e-6),
+        (1e3, "nV", "nanovolts were stored as if they were volts.* .factor 1e-9", 1e-9),
         (200, "uV", "an amplifier's gain was not taken off .a factor of about [0-9]e-03", 1 / 200),
     ],
 )
