@@ -3,13 +3,10 @@
 import json
 import os
 import shutil
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tokenize import TokenError
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -50,17 +47,14 @@ def write_json(path: Path, content: Any) -> None:
     write_whole(path, lambda file: file.write(text.encode()))
 
 
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
 def write_npz(path: Path, arrays: dict[str, Any]) -> None:
     """Write named arrays as a compressed ``.npz``, whole or not at all."""
     write_whole(path, lambda file: np.savez_compressed(file, **arrays))
-
-
-# What numpy and zipfile raise over damaged files. TypeError: a single array in an .npz's place. SyntaxError
-# and TokenError: numpy reads an array's header with Python's own parser.
-BROKEN_FILE = (
-    *(zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, TypeError, ValueError),
-    *(SyntaxError, TokenError),
-)
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -68,7 +62,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
-    except BROKEN_FILE as error:
+    except Exception as error:  # numpy and zipfile raise errors of many kinds, SyntaxError among them
         raise ValueError(f"{path} is not a complete .npz file of plain arrays ({error})") from error
 
 
@@ -133,11 +127,12 @@ def _obstacles(folder: Path, contents: Contents, keep: Iterable[str | Path]) -> 
             yield f"{kept} lies there and is still needed"
     if folder.exists() and not folder.is_dir():
         yield "it is a file, expected a folder"
-    inside = _names_inside(folder)
-    for name in inside:
-        if not contents.is_ours(name):
+    paths = sorted(folder.rglob("*"))
+    for path in paths:
+        name, holds_something = path.relative_to(folder).as_posix(), _is_folder(path) and any(path.iterdir())
+        if not holds_something and not contents.is_ours(name):
             yield f"it holds {name!r}, which does not belong in {contents.kind}"
-    if inside and not any(folder.glob(contents.mark)):
+    if paths and not any(folder.glob(contents.mark)):
         yield f"it holds no {contents.mark}, so it is not {contents.kind} that sleepstage wrote whole"
 
 
@@ -192,12 +187,6 @@ def remove_ours(folder: Path, contents: Contents) -> None:
             path.rmdir()
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
-
-
-def _names_inside(folder: Path) -> list[str]:
-    """Give what lies in a folder and in its folders, without the folders that hold something."""
-    paths = [path for path in sorted(folder.rglob("*")) if not _is_folder(path) or not any(path.iterdir())]
-    return [path.relative_to(folder).as_posix() for path in paths]
 
 
 def _is_folder(path: Path) -> bool:

@@ -26,8 +26,7 @@ from tqdm.auto import tqdm
 from ..features.catalogue import BANDS_HZ, INDEX, missing_features
 from ..features.extract import extract_features
 from ..features.spectral import spectrum_features
-from ..files import BROKEN_FILE
-from ..recordings.quality import check_peak_to_peak, check_unit
+from ..recordings.quality import check_peak_to_peak
 from ..recordings.recording import N_SAMPLES, SFREQ_HZ, Recording
 from .table import check_index
 
@@ -113,7 +112,7 @@ def _what_is_wrong(archive: Path) -> str | None:
             if wrong := _wrong_members(content.infolist()):
                 return wrong
             damaged = content.testzip()  # reads everything, so it comes after the limit on its size
-    except BROKEN_FILE as error:
+    except Exception as error:  # zipfile and numpy raise errors of many kinds
         with archive.open("rb") as file:
             is_page = b"<html" in file.read(512).lower()
         return "a web page, probably about too many downloads" if is_page else f"no zip, or damaged ({error})"
@@ -164,7 +163,8 @@ def read_contest(folder: str | Path) -> pd.DataFrame:
     if not files:
         raise FileNotFoundError(
             f"{folder.resolve()} has no files like 0/<subject>-<epoch>.npy, one folder for each stage 0 to "
-            "4; fetch_contest gets the contest's"
+            "4; fetch_contest gets the contest's. Of a folder of recordings, folder_table makes a table; "
+            "save it with save_table and name that file"
         )
     index = _index(files)
     arrays = [_read(file) for file in tqdm(files, desc="reading", unit="file", leave=False)]
@@ -198,7 +198,7 @@ def _index(files: list[Path]) -> pd.MultiIndex:
 def _read(file: Path) -> NDArray[np.float64]:
     try:
         array = np.load(file, allow_pickle=False)
-    except BROKEN_FILE as error:
+    except Exception as error:  # zipfile and numpy raise errors of many kinds
         raise ValueError(f"{file} is not a complete .npy file of numbers ({error})") from error
     if array.dtype.kind not in "iuf" or array.shape not in ((51, 59), (51, 60), (N_SAMPLES,)):
         raise ValueError(
@@ -209,9 +209,8 @@ def _read(file: Path) -> NDArray[np.float64]:
 
 
 def _of_signals(arrays: list[np.ndarray], stages: NDArray[np.int8], folder: Path) -> pd.DataFrame:
-    eeg_uv = 1e6 * np.stack(arrays)
-    check_unit(eeg_uv, folder)
-    return extract_features(Recording(eeg_uv, SFREQ_HZ, stages, "", "", "contest"))
+    # The folder's name is for the message if the unit is wrong: the table gets an index of its own.
+    return extract_features(Recording(1e6 * np.stack(arrays), SFREQ_HZ, stages, "", str(folder), "contest"))
 
 
 def _of_spectrograms(arrays: list[np.ndarray], stages: NDArray[np.int8], folder: Path) -> pd.DataFrame:

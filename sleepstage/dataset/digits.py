@@ -34,8 +34,6 @@ MISSING = 0
 VERSIONS = {"format_version": 2, "definitions_version": DEFINITIONS_VERSION}
 """Of the file that holds a :class:`PromptSpec`, and of the features that it needs."""
 
-SHORT_NIGHT = 240  # epochs: two hours; levels within a shorter night say little
-
 EEG_COLUMNS = (
     "std_uv",
     "mobility",
@@ -167,7 +165,7 @@ class PromptSpec:
         Equal values get the same level, the middle one of those that they span; a constant gets 5.
         """
         lengths = table.groupby(level=NIGHT, sort=False).size()
-        if lengths.min() < SHORT_NIGHT and any(digit.level == "night" for digit in self.digits):
+        if lengths.min() < 240 and any(digit.level == "night" for digit in self.digits):  # two hours
             warnings.warn(
                 f"{lengths.idxmin()[1]} has {lengths.min()} epochs, less than two hours: levels within so "
                 "short a night are unreliable.",
@@ -268,12 +266,7 @@ def epoch_in_words(row: pd.Series, columns: Sequence[str]) -> str:
     ValueError
         If a column is no feature that :func:`sleepstage.describe_features` knows.
     """
-    about = describe_features(columns)[["meaning", "unit"]]
-    facts = [
-        f"{meaning}: {row[name]:.3g} {unit}".removesuffix(" 1") for name, meaning, unit in about.itertuples()
-    ]
-    return (
-        "Thirty seconds of sleep EEG have these features.\n"
-        + "\n".join(facts)
-        + f"\nThe sleep stage, one of {', '.join(STAGES)}, is:"
-    )
+    about = describe_features(columns)[["meaning", "unit"]].itertuples()
+    facts = [f"{meaning}: {row[name]:.3g} {unit}".removesuffix(" 1") for name, meaning, unit in about]
+    question = f"The sleep stage, one of {', '.join(STAGES)}, is:"
+    return "\n".join(["Thirty seconds of sleep EEG have these features.", *facts, question])

@@ -6,7 +6,7 @@ In: the folder and a pattern of its files' names. Out: the table, and why the ot
 import glob
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +111,7 @@ def folder_table(
 def _hypnogram_of(folder: Path, path: Path, names: dict[str, str], pattern: str) -> Path:
     """Find the one file that fits the hypnogram's pattern, filled in with a recording's names."""
     known = {**names, "stem": path.stem}
-    if unknown := set(_FIELD.findall(pattern)) - set(known):
-        raise ValueError(
-            f"the hypnogram's pattern {pattern!r} has {sorted(unknown)}, known are {sorted(known)}"
-        )
+    _check_fields(pattern, known)
     wanted = _FIELD.sub(lambda field: glob.escape(known[field[1]]), pattern)
     fitting = sorted(folder.glob(wanted))
     if len(fitting) != 1:
@@ -124,10 +121,7 @@ def _hypnogram_of(folder: Path, path: Path, names: dict[str, str], pattern: str)
 
 def _matches(folder: Path, pattern: str) -> Iterator[tuple[Path, dict[str, str]]]:
     """Give the files that fit a pattern, with the names found in their paths."""
-    if unknown := sorted(set(_FIELD.findall(pattern)) - {"subject", "recording"}):
-        raise ValueError(
-            f"the pattern {pattern!r} has {{{unknown[0]}}}, expected {{subject}} or {{recording}}"
-        )
+    _check_fields(pattern, ("subject", "recording"))
     regex = re.escape(pattern).replace(r"\*\*/", "(?:.*/)?").replace(r"\*", "[^/]*")
     for name in ("subject", "recording"):
         field = re.escape(f"{{{name}}}")
@@ -135,6 +129,11 @@ def _matches(folder: Path, pattern: str) -> Iterator[tuple[Path, dict[str, str]]
     for path in _files(folder):
         if fits := re.fullmatch(regex, path.relative_to(folder).as_posix()):
             yield path, fits.groupdict()
+
+
+def _check_fields(pattern: str, known: Iterable[str]) -> None:
+    if unknown := set(_FIELD.findall(pattern)).difference(known):
+        raise ValueError(f"the pattern {pattern!r} has {sorted(unknown)}, known are {sorted(known)}")
 
 
 def _files(folder: Path) -> list[Path]:

@@ -34,9 +34,9 @@ def open_table(source: str | Path, folder: str | Path) -> pd.DataFrame:
     Raises
     ------
     FileNotFoundError
-        If there is no such table or folder.
+        If there is no such table or folder, or a folder is not the contest's.
     ValueError
-        If a folder is not the contest's, or a table is none.
+        If a table is none.
     RuntimeError
         If a download fails.
     """
@@ -52,10 +52,5 @@ def open_table(source: str | Path, folder: str | Path) -> pd.DataFrame:
         raise FileNotFoundError(
             f"there is no {path}; expected 'night', 'sleep-edf', a feature table (.npz), or the contest's "
             "folder (fetch_contest gets it)"
-        )
-    if not any(path.glob("[0-4]/*.npy")):
-        raise ValueError(
-            f"{path} has no folders 0 to 4 as the contest's has. folder_table makes a table of a folder of "
-            "recordings; save it with save_table and name that file"
         )
     return drop_unscored(read_contest(path))

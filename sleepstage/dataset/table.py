@@ -14,15 +14,8 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 
-from ..features.catalogue import (
-    DEFINITIONS_VERSION,
-    INDEX,
-    NIGHT,
-    PUBLISHED_N_SAMPLES,
-    PUBLISHED_TABLE_COLUMNS,
-    RFFT_BANDS_HZ,
-    feature_columns,
-)
+from ..features import catalogue
+from ..features.catalogue import DEFINITIONS_VERSION, INDEX, NIGHT, feature_columns
 from ..features.spectral import rfft_rest
 from ..files import as_numbers, check_exists, read_npz, write_npz, write_whole
 from ..recordings.recording import person_in_name
@@ -387,14 +380,12 @@ def data_fingerprint(table: pd.DataFrame) -> str:
 
 def _in_our_units(table: pd.DataFrame) -> pd.DataFrame:
     """Turn the columns of the published table, in volts, into ours in microvolts; leave any other table."""
-    if set(table.columns) != set(PUBLISHED_TABLE_COLUMNS):
+    published = catalogue.PUBLISHED_TABLE_COLUMNS
+    if set(table.columns) != set(published):
         return table
-    ours = {
-        name: table[column].astype(np.float64) * factor
-        for column, (name, factor) in PUBLISHED_TABLE_COLUMNS.items()
-    }
-    bands = [ours[f"rfft_{band}_uv2"] for band in RFFT_BANDS_HZ]
-    rest = rfft_rest(ours["energy_uv2"], ours["mean_uv"], bands, PUBLISHED_N_SAMPLES)
+    ours = {name: factor * table[column].astype(float) for column, (name, factor) in published.items()}
+    bands = [ours[f"rfft_{band}_uv2"] for band in catalogue.RFFT_BANDS_HZ]
+    rest = rfft_rest(ours["energy_uv2"], ours["mean_uv"], bands, catalogue.PUBLISHED_N_SAMPLES)
     return pd.DataFrame({**ours, "rfft_rest_uv2": rest})
 
 

@@ -89,7 +89,7 @@ def test_a_damaged_kept_table_is_made_anew(folder, tmp_path, caplog):
 def test_patterns_that_fit_nothing_or_name_something_else_are_refused(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="fits 'rec-.*its first files are .'sub-01/ses-a/eeg/"):
         ss.folder_table(folder, "rec-{recording}.edf", tables=tmp_path / "tables")
-    with pytest.raises(ValueError, match="has {person}, expected {subject} or {recording}"):
+    with pytest.raises(ValueError, match=r"has \['person'\], known are \['recording', 'subject'\]"):
         ss.folder_table(folder, "{person}.edf", tables=tmp_path / "tables")
     with pytest.raises(ValueError, match=r"none of 3 .* has \['session'\], known are \['recording"):
         ss.folder_table(folder, PSG, "{session}.tsv", tmp_path / "tables")

@@ -52,7 +52,7 @@ def test_a_damaged_table_of_the_night_is_computed_anew(table, tmp_path, caplog):
     ("make", "error", "message"),
     [
         (False, FileNotFoundError, "expected 'night', 'sleep-edf', a feature table"),
-        (True, ValueError, "folder_table"),
+        (True, FileNotFoundError, "folder_table"),
     ],
 )
 def test_a_folder_that_is_no_source_is_named_with_the_way_to_go_on(make, error, message, tmp_path):
