@@ -16,24 +16,14 @@ STAGES: tuple[str, ...] = ("W", "N1", "N2", "N3", "REM")
 STAGE_CODES: dict[str, int] = {name: code for code, name in enumerate(STAGES)}
 """A stage's code: W 0, N1 1, N2 2, N3 3, REM 4."""
 
-
 UNSCORED: int = -1
 """The code of an epoch without a stage (movement time, ``?``, or outside the hypnogram)."""
-
 
 HYPNOGRAM_ORDER: tuple[str, ...] = ("W", "REM", "N1", "N2", "N3")
 """The stages from the top of a hypnogram to its bottom."""
 
-
-STAGE_COLORS: dict[str, str] = {
-    "W": "#FFCB47",
-    "N1": "#8CC5E3",
-    "N2": "#3A86C0",
-    "N3": "#14213D",
-    "REM": "#A4243B",
-}
+STAGE_COLORS = {"W": "#FFCB47", "N1": "#8CC5E3", "N2": "#3A86C0", "N3": "#14213D", "REM": "#A4243B"}
 """Colours that colour-blind readers tell apart; in grey, no two are equally light."""
-
 
 STAGE_TEXTS: dict[str, int] = {
     text: code
@@ -41,16 +31,8 @@ STAGE_TEXTS: dict[str, int] = {
         0: ("w", "wake", "0", "sleep stage w", "drowsy wakefulness"),
         1: ("n1", "s1", "1", "sleep stage 1", "sleep stage n1", "light sleep onset"),
         2: ("n2", "s2", "2", "sleep stage 2", "sleep stage n2", "stable light sleep"),
-        3: (
-            "n3",
-            "s3",
-            "s4",
-            "3",
-            "sleep stage 3",
-            "sleep stage 4",
-            "sleep stage n3",
-            "deep restorative sleep",
-        ),
+        3: ("n3", "s3", "3", "sleep stage 3", "sleep stage n3", "deep restorative sleep")
+        + ("s4", "sleep stage 4"),
         4: ("rem", "r", "4", "sleep stage r", "dreaming rem sleep"),
         UNSCORED: ("?", "-1", "-2", "art", "uns", "sleep stage ?", "movement time"),
     }.items()

@@ -36,10 +36,9 @@ def save_dictionary(recording: Recording, path: str | Path) -> Path:
         raise ValueError(f"{recording.recording} has no stages; the dictionary format needs labels")
     content = {"EEG_signals": recording.eeg_uv, "labels": recording.stages}
     if path.suffix == ".npz":
-        about = {name: getattr(recording, name) for name in ABOUT if getattr(recording, name) is not None}
-        if recording.start is not None:
-            about["start"] = recording.start.isoformat()
-        write_npz(path, content | {name: np.asarray(value) for name, value in about.items()})
+        about = {name: getattr(recording, name) for name in ABOUT}
+        about["start"] = recording.start and recording.start.isoformat()
+        write_npz(path, content | {name: value for name, value in about.items() if value is not None})
     elif path.suffix == ".pkl":
         write_whole(path, lambda file: pickle.dump(content, file))
     else:
@@ -73,14 +72,9 @@ def load_dictionary(path: str | Path, **about: Any) -> Recording:
     if not isinstance(content, dict) or not {"EEG_signals", "labels"} <= set(content):
         found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
         raise ValueError(f'{path} holds {found}, expected {{"EEG_signals": array, "labels": array}}')
-    signals = as_numbers(content["EEG_signals"], "EEG_signals", path)
-    labels = as_numbers(content["labels"], "labels", path)
-    known: dict[str, Any] = {
-        "sfreq_hz": 100.0,
-        "subject": path.stem,
-        "recording": path.stem,
-        "channel": "unknown",
-    }
+    signals, labels = (as_numbers(content[name], name, path) for name in ("EEG_signals", "labels"))
+    known: dict[str, Any] = {"sfreq_hz": 100.0, "channel": "unknown"}
+    known |= dict.fromkeys(("subject", "recording"), path.stem)
     known |= {name: np.asarray(content[name]).item() for name in ABOUT if name in content}
     if "start" in known:
         known["start"] = datetime.fromisoformat(known["start"])
@@ -143,9 +137,8 @@ for _core in ("numpy.core", "numpy._core"):  # numpy 1 and numpy 2
     _STAND_INS |= {
         (f"{_core}.multiarray", "_reconstruct"): lambda *_: _StoredArray(),
         (f"{_core}.multiarray", "scalar"): lambda stored, data: stored.array(data, ())[()],
-        (f"{_core}.numeric", "_frombuffer"): lambda data, dtype, shape, order, *_: dtype.array(
-            data, shape, order
-        ),
+        # Of the layout, shape and order.
+        (f"{_core}.numeric", "_frombuffer"): lambda data, stored, *layout: stored.array(data, *layout[:2]),
     }
 
 

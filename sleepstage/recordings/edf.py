@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import pairwise
 from pathlib import Path
 
 import mne
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 _EDF_READERS: dict[str, tuple[bytes, Callable[..., mne.io.BaseRaw]]] = {
@@ -24,31 +24,11 @@ _EDF_READERS: dict[str, tuple[bytes, Callable[..., mne.io.BaseRaw]]] = {
     ".bdf": (b"\xffBIOSEMI", mne.io.read_raw_bdf),
 }
 
-
-# BrainVision, EEGLAB, MNE's own, GDF and Neuroscan. MNE reads more, but by endings (.txt, .dat, .mat) that
-# say little about what is inside.
-_SUFFIXES = (*_EDF_READERS, ".vhdr", ".set", ".fif", ".fif.gz", ".gdf", ".cnt")
-
-
 # What EEGLAB, MNE and ANT call the place where two stretches meet, and EEGLAB's and GDF's numbers for it.
 _SEAMS = frozenset({"boundary", "bad boundary", "edge boundary", "amplifier disconnected"})
-
-
 _SEAM_NUMBERS = {".set": ("-99", "-99.0"), ".fdt": ("-99", "-99.0"), ".gdf": ("32766",)}
 
-
-# Spans in which MNE puts zeros: the clock is right, but nothing was recorded.
-_FILLED = ("BAD_ACQ_SKIP", "BAD_disconnection")
-
-
 _ROUNDING_S = 0.02  # of times in files
-
-
-_CLOCK_DRIFT_S = 1.0  # within a night, between the amplifier's clock and the computer's
-
-
-_LONGEST_PAUSE_S = 86_400.0  # what is longer than a day is a wrong date
-
 
 _NEW_SEGMENT = re.compile(r"^Mk\d+=New Segment,[^,\n]*,(\d+),[^,\n]*,[^,\n]*,?(\d*)\s*$", re.MULTILINE)
 
@@ -180,7 +160,9 @@ def explaining_damage(path: Path) -> Iterator[None]:
 
 def _open(path: Path, channel: str) -> mne.io.BaseRaw:
     """Open a file without loading its samples; of EDF and BDF, one channel only."""
-    _check_suffix(path, _SUFFIXES)
+    # BrainVision, EEGLAB, MNE's own, GDF and Neuroscan. MNE reads more, but by endings (.txt, .dat, .mat)
+    # that say little about what is inside.
+    _check_suffix(path, (*_EDF_READERS, ".vhdr", ".set", ".fif", ".fif.gz", ".gdf", ".cnt"))
     if _is_edf(path):
         edf_header(path)
     with explaining_damage(path):
@@ -214,7 +196,8 @@ def _by_the_clock(
     sfreq_hz, n_times = raw.info["sfreq"], len(signal)
     lost = np.zeros(n_times, dtype=bool)
     for span in annotations:
-        if span["description"] in _FILLED:
+        # MNE puts zeros there: the clock is right, but nothing was recorded.
+        if span["description"] in ("BAD_ACQ_SKIP", "BAD_disconnection"):
             end = _sample(span["onset"] + span["duration"], raw)
             lost[max(0, _sample(span["onset"], raw)) : max(0, end)] = True
     found = sorted(_pauses(raw, annotations, path).items())
@@ -255,7 +238,7 @@ def _pauses(raw: mne.io.BaseRaw, annotations: mne.Annotations, path: Path) -> di
 
 
 def _check_pause(lost_s: float, at_s: float, path: Path) -> None:
-    if 0 < lost_s <= _LONGEST_PAUSE_S:
+    if 0 < lost_s <= 86_400:  # what is longer than a day is a wrong date
         return
     length = f"for {lost_s:g} s by its own times; expected more than 0 s and at most a day. Correct the times"
     if np.isnan(lost_s):
@@ -273,20 +256,13 @@ def _pauses_of_brainvision(header: Path, sfreq_hz: float) -> dict[int, float]:
     named = re.search(r"^MarkerFile=(.+?)\s*$", text, re.MULTILINE)
     places = [header.parent / named[1], header.with_suffix(".vmrk")] if named else []  # as MNE looks for it
     markers = next((place.read_text(encoding="latin-1") for place in places if place.is_file()), "")
-    starts = {int(position) - 1: _seconds(date) for position, date in _NEW_SEGMENT.findall(markers)}
-    pauses = {}
-    for (before, before_s), (at, at_s) in pairwise(sorted(starts.items())):
-        lost_s = at_s - before_s - (at - before) / sfreq_hz
-        pauses[at] = 0.0 if -_CLOCK_DRIFT_S < lost_s < _ROUNDING_S else lost_s
-    return pauses
-
-
-def _seconds(date: str) -> float:
-    """Of a BrainVision marker's date, which goes to the microsecond; NaN if it is none."""
-    try:
-        return (datetime.strptime(date, "%Y%m%d%H%M%S%f") - datetime.min).total_seconds()
-    except ValueError:
-        return np.nan
+    segments = {int(position) - 1: date for position, date in _NEW_SEGMENT.findall(markers)}
+    dates = pd.Series(segments, dtype=str).sort_index()
+    starts = pd.to_datetime(dates, format="%Y%m%d%H%M%S%f", errors="coerce")  # to the microsecond
+    lost_s = starts.diff().dt.total_seconds() - np.diff(dates.index, prepend=0) / sfreq_hz
+    # Within a night, the amplifier's clock and the computer's drift apart by less than a second.
+    lost_s[lost_s.between(-1, _ROUNDING_S, inclusive="neither")] = 0.0
+    return lost_s.iloc[1:].to_dict()
 
 
 def _pauses_of_edf(path: Path, raw: mne.io.BaseRaw) -> dict[int, float]:

@@ -18,26 +18,12 @@ from .edf import read_annotations, warn
 EPOCH_S: int = 30
 """An epoch's length in seconds, as in the scoring manuals."""
 
-
 # Onsets may be off by the rounding of the program that wrote them, but not by a sample at 100 Hz.
 _GRID_TOLERANCE_S = 0.01
 
-
-# Ten thousand hours. Beyond it, a number is a mistake, and laying it out would fill the memory.
-_LONGEST_S = 3.6e7
-
-
 _TWENTY_SECONDS = "Epochs of 20 s cannot be laid on epochs of 30 s without guessing; score the night in 30 s."
 
-
-_TEXT_SUFFIXES = (".csv", ".tsv", ".txt")
-
-
 _COLUMNS = ("onset", "duration", "stage")
-
-
-_SYNONYMS = {"trial_type": "stage", "description": "stage"}  # BIDS's events, MNE's annotations
-
 
 _WHOLE_NUMBER = re.compile(r"^(-?\d)\.0*(e\+00)?$")  # as numpy's savetxt writes an integer
 
@@ -101,7 +87,7 @@ def align_stages(
         If a start time is missing, or scored epochs lie outside the signal.
     """
     notes: list[str] = []
-    if hypnogram.suffix.lower() in _TEXT_SUFFIXES:
+    if hypnogram.suffix.lower() in (".csv", ".tsv", ".txt"):
         spans = _spans_of_text(hypnogram, n_epochs, lights_off_s)
     else:
         spans, notes = _spans_of_annotations(hypnogram, psg_start)
@@ -142,7 +128,8 @@ def _spans_of_annotations(path: Path, psg_start: datetime | None) -> tuple[Spans
 
 def _spans_of_text(path: Path, n_epochs: int, lights_off_s: float | None) -> Spans:
     rows = _rows(path)
-    names = [_SYNONYMS.get(cell.lower(), cell.lower()) for cell in rows[0]]
+    in_other_files = {"trial_type": "stage", "description": "stage"}  # BIDS's events, MNE's annotations
+    names = [in_other_files.get(cell.lower(), cell.lower()) for cell in rows[0]]
     if len(names) == 1 and names[0] not in _COLUMNS[:2]:
         texts = [", ".join(row) for row in rows[names == ["stage"] :]]
         _check_number(len(texts), n_epochs, path, may_end_early=lights_off_s is not None)
@@ -208,7 +195,8 @@ def _epochs(spans: Spans, path: Path, begin_s: float) -> tuple[NDArray[np.int_],
         on_grid = np.abs(onset_s - EPOCH_S * nearest) <= _GRID_TOLERANCE_S
         whole = (count > 0) & (np.abs(duration_s - EPOCH_S * count) <= _GRID_TOLERANCE_S)
     whole[-1] = duration_s[-1] >= 0  # the recording may have ended within an epoch
-    bad = ~(on_grid & whole & (np.abs(onset_s) < _LONGEST_S) & (duration_s < _LONGEST_S))
+    # Ten thousand hours: beyond it, a number is a mistake, and laying it out would fill the memory.
+    bad = ~(on_grid & whole & (np.maximum(np.abs(onset_s), duration_s) < 3.6e7))
     if bad.any():
         i, phases_s = np.flatnonzero(bad)[0], np.round(spans.onset_s % EPOCH_S, 2)
         way_out = "Cut the signal to where an epoch begins, score it on its own grid, or correct the times."

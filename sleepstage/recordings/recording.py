@@ -24,9 +24,7 @@ from .quality import check_unit, epoch_quality, unusual_amplitude
 SFREQ_HZ: float = 100.0
 """The sampling rate of every `Recording`: features depend on it, and so does what learned from them."""
 
-
 N_SAMPLES: int = round(EPOCH_S * SFREQ_HZ)
-
 
 MIN_SFREQ_HZ: float = 64.0
 """Below this rate, part of the beta band (13-30 Hz) is lost to the anti-aliasing filter."""
@@ -236,30 +234,27 @@ def read_recording(
         f"{n_marked} epochs are movement time or '?': kept as -1": n_marked > 0,
         f"{n_outside} epochs are not in the hypnogram: kept as -1": n_outside > 0,
     }
-    default_subject, default_recording = _identity(source.path)
+    name, start = source.path.stem, source.start
+    if start is not None:
+        start = start.replace(tzinfo=None) + timedelta(seconds=begin_s + EPOCH_S * kept.start)
     return Recording(
         eeg_uv=eeg_uv[kept],
         sfreq_hz=source.sfreq_hz,
         stages=None if stages is None else stages[kept],
-        subject=default_subject if subject is None else subject,
-        recording=default_recording if recording is None else recording,
+        subject=next(who for who in (subject, person_in_name(name), name) if who is not None),
+        recording=name.removesuffix("-PSG") if recording is None else recording,
         channel=channel,
-        start=source.start
-        and source.start.replace(tzinfo=None) + timedelta(seconds=begin_s + EPOCH_S * kept.start),
+        start=start,
         notes=(*source.notes, *about, *(note for note, is_so in done.items() if is_so)),
     )
 
 
-def _check_rate(sfreq_hz: float, source: str | Path) -> None:
+def _checked_signal(eeg_uv: np.ndarray, sfreq_hz: float, source: str) -> NDArray[np.float32]:
     if not MIN_SFREQ_HZ <= sfreq_hz < np.inf:
         raise ValueError(
             f"{source} was sampled at {sfreq_hz:g} Hz, expected 100 Hz or at least {MIN_SFREQ_HZ:g}: the "
             "beta band (13-30 Hz) is not in it. Choose another channel or export it at a higher rate."
         )
-
-
-def _checked_signal(eeg_uv: np.ndarray, sfreq_hz: float, source: str) -> NDArray[np.float32]:
-    _check_rate(sfreq_hz, source)
     eeg_uv = np.asarray(eeg_uv, dtype=np.float32)
     n_samples = round(EPOCH_S * sfreq_hz)
     if eeg_uv.ndim != 2 or len(eeg_uv) == 0 or eeg_uv.shape[1] != n_samples:
@@ -312,7 +307,6 @@ def _whole_epochs(source: Channel, begin_s: float) -> NDArray[np.float64]:
 
     Where 30 s are no whole number of samples, each epoch begins at the sample next to its begin.
     """
-    _check_rate(source.sfreq_hz, source.path)
     duration_s = len(source.signal_uv) / source.sfreq_hz
     if not 0 <= begin_s <= duration_s - EPOCH_S + 1e-6:  # rounding at odd rates
         raise ValueError(
@@ -335,25 +329,6 @@ def _without_long_wake(stages: NDArray[np.int8] | None, n_epochs: int, margin_mi
     return slice(max(0, int(sleep[0]) - margin), min(n_epochs, int(sleep[-1]) + 1 + margin))
 
 
-def _identity(psg: Path) -> tuple[int | str, str]:
-    """Subject and recording by the file's name."""
-    person = person_in_name(psg.stem)
-    return psg.stem if person is None else person, psg.stem.removesuffix("-PSG")
-
-
-# Sleep-EDF's SC4ssNE0: ss is the person, N the night, E0 the equipment; ST7ssNJ0 is the same of other people.
-_SLEEP_EDF_NAME = re.compile(r"(?P<study>SC4|ST7)(?P<subject>\d\d)\d[A-Z]\d")
-
-
-_BIDS_NAME = re.compile(r"sub-(?P<subject>[A-Za-z0-9]+)_ses-")
-
-
-_DEMO_PSG = ("SC4001E0-PSG.edf", 10_092_768)
-
-
-_DEMO_HYPNOGRAM = ("SC4001EC-Hypnogram.edf", 4_336)
-
-
 def demo_paths() -> tuple[Path, Path]:
     """Paths of the shipped night: its polysomnogram and its expert hypnogram.
 
@@ -369,7 +344,8 @@ def demo_paths() -> tuple[Path, Path]:
     FileNotFoundError
         If one of the files is missing, or not of the size that it was shipped with.
     """
-    return _complete_file(*_DEMO_PSG), _complete_file(*_DEMO_HYPNOGRAM)
+    psg, hypnogram = ("SC4001E0-PSG.edf", 10_092_768), ("SC4001EC-Hypnogram.edf", 4_336)
+    return _complete_file(*psg), _complete_file(*hypnogram)
 
 
 def person_in_name(recording: str) -> int | str | None:
@@ -386,10 +362,11 @@ def person_in_name(recording: str) -> int | str | None:
     >>> person_in_name("SC4012E0-PSG"), person_in_name("ST7011J0"), person_in_name("sub-anna_ses-2_eeg")
     (1, 'ST01', 'anna')
     """
-    if named := _SLEEP_EDF_NAME.match(recording):
-        return int(named["subject"]) if named["study"] == "SC4" else f"ST{named['subject']}"
-    named = _BIDS_NAME.match(recording)
-    return named["subject"] if named else None
+    # Sleep-EDF's SC4ssNE0: ss is the person, N the night, E0 the equipment; ST7ssNJ0 is of other people.
+    if named := re.match(r"(SC4|ST7)(\d\d)\d[A-Z]\d", recording):
+        return int(named[2]) if named[1] == "SC4" else f"ST{named[2]}"
+    named = re.match("sub-([A-Za-z0-9]+)_ses-", recording)
+    return named[1] if named else None
 
 
 def _complete_file(name: str, n_bytes: int) -> Path:
