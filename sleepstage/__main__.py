@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     command(_prepare, "fetch, check and cache the offline base model, once")
 
     option = command(_demo, "fine-tune on part of the shipped night and stage the rest")
-    option("--out", type=Path, default=Path("results/demo"), help="folder for the results")
+    option("--out", type=_new_folder, default=Path("results/demo"), help="folder for the results")
     fast = os.environ.get("FAST") == "1"
     option("--fast", action="store_true", default=fast, help="a few training steps only (or FAST=1)")
 
@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     option("psg", type=Path, help="an EDF file")
     option("--adapter", type=Path, help="a folder written by train (default: the one that ships)")
     option("--channel", default="EEG Fpz-Cz", help="the EEG channel (default: %(default)s)")
-    option("--out", type=Path, required=True, help="CSV file for stages and probabilities")
+    option("--out", type=_new_file, required=True, help="CSV file for stages and probabilities")
 
     option = command(_train, "train an adapter on a feature table, split by subject")
     option("--table", type=Path, required=True, help="a feature table (.npz)")
@@ -63,12 +63,12 @@ def _parser() -> argparse.ArgumentParser:
     option("--teacher", type=Path, help="file (.npz) with another model's answers to learn from")
     option("--float32", action="store_true", help="do not quantize the base model to NF4")
     option("--resume", action="store_true", help="go on from the newest checkpoint")
-    option("--copy-to", type=Path, help="a folder, on a drive say, for copies of checkpoints")
+    option("--copy-to", type=_new_folder, help="a folder, on a drive say, for copies of checkpoints")
 
     option = command(_plan, "compute the memory and work that fine-tuning will need")
     option("--preset", choices=("cpu", "t4", "ampere"), help="kind of machine (default: this one)")
     option("--table", type=Path, help="a feature table (.npz) (default: sixteen nights)")
-    option("--json", type=Path, help="write the plan to this file as well")
+    option("--json", type=_new_file, help="write the plan to this file as well")
 
     option = command(_evaluate, "score an adapter and a baseline on a feature table")
     option("--table", type=Path, required=True, help="a feature table (.npz) with stages")
@@ -80,9 +80,26 @@ def _parser() -> argparse.ArgumentParser:
     option("--untuned", action="store_true", help="the adapter's base model without the adapter")
     option("--nf4", action=argparse.BooleanOptionalAction, help="quantize (default: as in training)")
     option("--fit-prior", action="store_true", help="keep the fitted temperature with the adapter")
-    option("--hypnodensities", type=Path, help="file (.npz) for the answers to every epoch")
-    option("--json", type=Path, required=True, help="the file to write")
+    option("--hypnodensities", type=_new_file, help="file (.npz) for the answers to every epoch")
+    option("--json", type=_new_file, required=True, help="the file to write")
     return parser
+
+
+# What is written at the end of long work is looked at before it begins.
+def _new_file(name: str) -> Path:
+    path = Path(name)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{path} is a folder, expected the name of a file to write")
+    _new_folder(path.parent)
+    return path
+
+
+def _new_folder(name: str | Path) -> Path:
+    path = Path(name).absolute()
+    there = next(place for place in (path, *path.parents) if place.exists())
+    if not there.is_dir():
+        raise argparse.ArgumentTypeError(f"{there} is a file, expected a folder to write into")
+    return Path(name)
 
 
 def _prepare(_: argparse.Namespace) -> None:

@@ -20,6 +20,27 @@ def test_a_mistake_is_one_line_not_a_traceback(tmp_path, capsys):
     assert error.startswith("sleepstage: ") and "no.edf" in error and "Traceback" not in error
 
 
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("stage n.edf --out {folder}", "folder is a folder, expected the name of a file"),
+        ("stage n.edf --out {file}/new/stages.csv", "file is a file, expected a folder"),
+        ("plan --json {folder}", "expected the name of a file"),
+        ("evaluate --table t.npz --json {folder}", "expected the name of a file"),
+        ("evaluate --table t.npz --json j --hypnodensities {file}/p.npz", "expected a folder"),
+        ("demo --out {file}", "expected a folder"),
+        ("train --table t.npz --adapter a --copy-to {file}", "expected a folder"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(command, message, tmp_path, capsys):
+    places = {"file": tmp_path / "file", "folder": tmp_path / "folder"}
+    places["file"].touch()
+    places["folder"].mkdir()
+    with pytest.raises(SystemExit):
+        main(command.format(**places).split())
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("flag", ["--untuned", "--nf4", "--no-nf4", "--fit-prior"])
 def test_what_is_about_an_adapter_is_refused_without_one(flag, tmp_path, capsys):
     assert main(["evaluate", "--table", "t.npz", "--baseline", flag, "--json", str(tmp_path / "o.json")]) == 1
