@@ -99,9 +99,7 @@ def plot_spectrum(eeg_uv: ArrayLike, sfreq_hz: float, ax: Axes | None = None) ->
 def _one_epoch(eeg_uv: ArrayLike) -> np.ndarray:
     signal = np.asarray(eeg_uv, dtype=float)
     if signal.ndim != 1:
-        raise ValueError(
-            f"eeg_uv has shape {signal.shape}; expected one epoch, for example recording.eeg_uv[100]"
-        )
+        raise ValueError(f"eeg_uv has shape {signal.shape}; expected one epoch, like recording.eeg_uv[100]")
     return signal
 
 
@@ -133,11 +131,12 @@ def plot_night_explorer(
     Raises
     ------
     ValueError
-        When the table is not of one recording, or the epoch is not in it or not in the signal.
+        When the table is not of one recording, lacks the epoch, or reaches beyond the signal.
     """
     row = row_of(table, epoch)
-    if epoch >= len(night.eeg_uv):
-        raise ValueError(f"epoch {epoch} is not in the recording, which has {len(night.eeg_uv)} epochs")
+    last, end = max(style.epochs_of(table.index)), len(night.eeg_uv) - 1
+    if last > end:
+        raise ValueError(f"the table has epoch {last}, the signal ends at {end}; give both of one night")
     # Fixed margins: constrained layout takes longer than the drawing, and moves the panels about.
     figure, axes = plt.subplot_mosaic(
         [["night"] * 5, ["signal"] * 5, ["spectrum", ".", "features", ".", "stages"]],
@@ -220,8 +219,7 @@ def _bars(proba: np.ndarray, ax: Axes) -> None:
     in_order = [proba[STAGE_CODES[stage]] for stage in HYPNOGRAM_ORDER]
     colors = [STAGE_COLORS[stage] for stage in HYPNOGRAM_ORDER]
     bars = ax.barh(HYPNOGRAM_ORDER, in_order, color=colors, edgecolor=style.INK, height=0.75)
-    percents = ["" if np.isnan(value) else f"{100 * value:.0f} %" for value in in_order]
-    ax.bar_label(bars, percents, padding=8, fontsize=style.TEXT_PT)
+    ax.bar_label(bars, fmt=lambda share: f"{100 * share:.0f} %", padding=8, fontsize=style.TEXT_PT)
     ax.set(xlim=(0, 1.18), ylim=(len(STAGES) - 0.5, -0.5), xticks=(0, 0.5, 1))
 
 
@@ -250,7 +248,7 @@ def coloured_text(
     lines = []
     for epoch, line in zip(epochs, np.asarray(levels).tolist(), strict=True):
         digits = "".join(_coloured_digit(*each) for each in zip(line, names, strict=True))
-        arrow = "▶" if epoch == marked else ""
+        arrow = "▶" * (epoch == marked)
         lines.append(f'<tr><td>{arrow}</td><td style="padding-right:8px">{epoch}</td><td>{digits}:</td></tr>')
     return f'<table style="font:18px monospace;line-height:1.5">{"".join(lines)}</table>'
 

@@ -75,16 +75,11 @@ def _panels(n: int) -> np.ndarray:
 
 def _box_per_stage(scored: pd.DataFrame, feature: str, ax: Axes) -> None:
     values = scored[feature].dropna()
-    drawn = ax.boxplot(
-        [values[scored["stage"] == code] for code in range(len(STAGES))],
-        tick_labels=STAGES,
-        whis=(5, 95),
-        showfliers=False,
-        widths=0.65,
-        patch_artist=True,
-        boxprops={"edgecolor": style.INK},
-        medianprops={"color": "white", "linewidth": 2.5, "solid_capstyle": "butt"},
-    )
+    by_stage = [values[scored["stage"] == code] for code in range(len(STAGES))]
+    look: dict[str, Any] = {"whis": (5, 95), "showfliers": False, "widths": 0.65, "patch_artist": True}
+    look["boxprops"] = {"edgecolor": style.INK}
+    look["medianprops"] = {"color": "white", "linewidth": 2.5, "solid_capstyle": "butt"}
+    drawn = ax.boxplot(by_stage, tick_labels=STAGES, **look)
     for box, stage in zip(drawn["boxes"], STAGES, strict=True):
         box.set_facecolor(STAGE_COLORS[stage])
     style.dress(ax, title=feature)
@@ -114,10 +109,8 @@ def plot_feature_correlations(table: pd.DataFrame, ax: Axes | None = None) -> Ax
     rho = table[cluster.index].corr("spearman")
     size = 3 + 0.24 * len(rho)
     ax = ax or style.new_axes(width=size + 1, height=size)
-    names = {"xticklabels": True, "yticklabels": True}
-    sns.heatmap(
-        rho.abs(), vmin=0, vmax=1, cmap="Blues", square=True, cbar_kws={"shrink": 0.5}, ax=ax, **names
-    )
+    shape = {"square": True, "xticklabels": True, "yticklabels": True}
+    sns.heatmap(rho.abs(), vmin=0, vmax=1, cmap="Blues", cbar_kws={"shrink": 0.5}, ax=ax, **shape)
     color_bar = ax.figure.axes[-1]
     color_bar.set_ylabel("|ρ| (Spearman); a dash: ρ < −0.2", fontsize=style.TEXT_PT)
     color_bar.tick_params(labelsize=style.TEXT_PT)
@@ -183,12 +176,9 @@ def plot_feature_course(
 
 def _ground(stage: str) -> dict[str, Any]:
     """Give the look of a stage's ground: its colour, and a hatch where two would look alike in grey."""
-    return {
-        "facecolor": (STAGE_COLORS[stage], 0.45),  # the line stays legible on the darkest stage
-        "edgecolor": (0, 0, 0, 0.25),
-        "hatch": {"W": "..", "REM": "///"}.get(stage),
-        "linewidth": 0,
-    }
+    hatch = {"W": "..", "REM": "///"}.get(stage)
+    ground = (STAGE_COLORS[stage], 0.45)  # the line stays legible on the darkest stage
+    return {"facecolor": ground, "edgecolor": (0, 0, 0, 0.25), "hatch": hatch, "linewidth": 0}
 
 
 def _limits(values: np.ndarray, log: bool) -> tuple[float, float]:

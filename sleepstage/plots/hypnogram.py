@@ -51,9 +51,8 @@ def plot_hypnogram(
     for span in style.spans_h(codes == STAGE_CODES["REM"]):
         ax.plot(span, [rem, rem], color=STAGE_COLORS["REM"], linewidth=6, solid_capstyle="butt")
     ax.set_yticks(range(len(HYPNOGRAM_ORDER)), HYPNOGRAM_ORDER)
-    ax.set_ylim(len(HYPNOGRAM_ORDER) - 0.5, -0.5)
+    ax.set(ylim=(len(HYPNOGRAM_ORDER) - 0.5, -0.5), axisbelow=True)
     ax.grid(axis="y", **style.GRID)
-    ax.set_axisbelow(True)
     return style.dress_night(ax, len(codes), start, title=label)
 
 
@@ -92,27 +91,23 @@ def plot_hypnogram_comparison(
         When lengths differ, or a value is no stage code.
     """
     expert, predicted = style.codes_on_grid(expert), style.codes_on_grid(predicted)
-    trained = (
-        np.zeros(len(expert), bool) if shade is None else style.on_grid(shade, np.asarray(shade, bool), False)
-    )
+    shade = np.zeros(len(expert), bool) if shade is None else shade
+    trained = style.on_grid(shade, np.asarray(shade, bool), False)
     if not len(expert) == len(predicted) == len(trained):
         raise ValueError(
             f"expert, predicted and shade have {len(expert)}, {len(predicted)} and {len(trained)} epochs; "
             "give each for the whole night, with -1 where there is no stage"
         )
     heights = [3, 0.45, 3] + ([] if proba is None else [2.4])
-    size = (12, 0.9 * sum(heights) + 1)
-    figure, axes = plt.subplots(
-        len(heights), sharex=True, figsize=size, height_ratios=heights, layout="constrained"
-    )
+    figure = plt.figure(figsize=(12, 0.9 * sum(heights) + 1), layout="constrained")
+    axes = figure.subplots(len(heights), sharex=True, height_ratios=heights)
     plot_hypnogram(expert, start, axes[0], label="Expert")
     _plot_differences(expert, predicted, trained, axes[1])
     plot_hypnogram(predicted, start, axes[2], label="Model")
     if proba is not None:
         plot_hypnodensity(proba, start, axes[3])
-    for ax in axes:
-        ax.label_outer()
     for ax in axes[:3]:
+        ax.label_outer()
         for begin, end in style.spans_h(trained):
             ax.axvspan(begin, end, color=_SHADE, linewidth=0, zorder=0)
     if trained.any():
@@ -157,8 +152,7 @@ def plot_hypnodensity(proba: ArrayLike, start: datetime | None = None, ax: Axes 
     floor = np.zeros(len(values))
     for stage in reversed(HYPNOGRAM_ORDER):
         top = floor + values[:, STAGE_CODES[stage]]
-        base = np.where(np.isnan(top), np.nan, floor)
-        ax.stairs(top, edges, baseline=base, fill=True, color=STAGE_COLORS[stage], lw=0, label=stage)
+        ax.stairs(top, edges, baseline=floor, fill=True, color=STAGE_COLORS[stage], lw=0, label=stage)
         floor = top
     ax.set_ylim(0, 1)
     style.legend_beside(ax, reverse=True, handlelength=1.2)
@@ -185,10 +179,8 @@ def plot_spectrogram(recording: Recording, ax: Axes | None = None) -> Axes:
     level_db = 10 * np.log10(np.where(psd > 0, psd, np.nan)[:, shown].T)
     ax = ax or style.new_axes()
     low, high = np.nanpercentile(level_db, [2, 98])
-    step = freqs_hz[1]
-    rows = np.append(freqs_hz[shown] - step / 2, freqs_hz[shown][-1] + step / 2)
-    edges = style.epoch_edges(len(psd))
-    mesh = ax.pcolormesh(edges, rows, level_db, vmin=low, vmax=high, cmap="viridis", rasterized=True)
+    rows = freqs_hz[1] * (np.arange(len(level_db) + 1) + 0.5)
+    mesh = ax.pcolormesh(style.epoch_edges(len(psd)), rows, level_db, vmin=low, vmax=high, rasterized=True)
     bar = ax.figure.colorbar(mesh, cax=ax.inset_axes((1.01, 0, 0.015, 1)))
     bar.set_label("dB (µV²/Hz)", fontsize=style.TEXT_PT)
     return style.dress_night(ax, len(psd), recording.start, y="Frequency (Hz)")

@@ -64,27 +64,19 @@ def plot_training_curve(log: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ValueError
         When a column is missing, or no loss was measured.
     """
-    missing = {"step", "loss"} - set(log.columns)
-    if missing or log["loss"].isna().all():
-        raise ValueError(
-            f"a training log needs measured values in step and loss; got {list(log.columns)}, {len(log)} rows"
-        )
+    if not {"step", "loss"} <= set(log) or log["loss"].isna().all():
+        raise ValueError(f"expected a log with values in step and loss, got {list(log)}, {len(log)} rows")
     ax = ax or style.new_axes(width=8, height=4.5)
-    measured = _measured(log, "loss")
+    log = log.sort_values("step")
+    measured, held_out = (log.reindex(columns=["step", loss]).dropna() for loss in ("loss", "eval_loss"))
     smooth = measured["loss"].rolling(max(1, len(measured) // 10), center=True, min_periods=1).mean()
     ax.plot("step", "loss", data=measured, color=STAGE_COLORS["N1"], lw=1, alpha=0.7, label="each step")
     ax.plot(measured["step"], smooth, color=STAGE_COLORS["N2"], lw=2.5, label="smoothed")
-    if "eval_loss" in log and log["eval_loss"].notna().any():
-        held_out = _measured(log, "eval_loss")
+    if len(held_out):
         ax.plot("step", "eval_loss", "o-", data=held_out, color=STAGE_COLORS["REM"], label="held out")
     chance = np.log(len(STAGES))
-    label = f"chance, ln {len(STAGES)} = {chance:.2f}"
-    ax.axhline(chance, color=style.INK, linestyle="--", lw=1.2, label=label)
+    ax.axhline(chance, color=style.INK, ls="--", lw=1.2, label=f"chance, ln {len(STAGES)} = {chance:.2f}")
     ax.set_ylim(bottom=0)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(frameon=False, fontsize=style.TEXT_PT)
     return style.dress(ax, x="Training step", y="Loss (nats)")
-
-
-def _measured(log: pd.DataFrame, column: str) -> pd.DataFrame:
-    return log.dropna(subset=column).sort_values("step")

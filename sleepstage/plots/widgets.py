@@ -83,8 +83,8 @@ class _WithStill(widgets.VBox):
     """A box with a picture, which is also shown as a PNG where no widgets run."""
 
     def __init__(self) -> None:
-        natural = widgets.Layout(max_width="100%", align_self="flex-start")  # otherwise it would be stretched
-        self.picture = widgets.Image(format="png", layout=natural)
+        natural = {"max_width": "100%", "align_self": "flex-start"}  # otherwise it would be stretched
+        self.picture = widgets.Image(layout=natural)
         self.text = widgets.HTML()
         super().__init__()
 
@@ -115,21 +115,14 @@ class NightExplorer(_WithStill):
     ) -> None:
         super().__init__()
         self._epochs = style.epochs_of(table.index).tolist()
-        last, n_epochs = max(self._epochs), len(night.eeg_uv)
-        if last >= n_epochs:
-            raise ValueError(
-                f"the table has epoch {last}, the signal ends at {n_epochs - 1}; give both of one night"
-            )
         self._parts = (night, table, hypnodensity, spec)
         self._levels = spec.levels(table)
         self._codes = stage_codes(table["stage"])
-        self.slider = widgets.SelectionSlider(
-            options=[(epoch_label(night, epoch), epoch) for epoch in self._epochs],
-            index=len(table) // 2,
-            continuous_update=False,  # drawing takes longer than the slider needs for a step
-            layout=widgets.Layout(width="560px"),
-        )
-        narrow = widgets.Layout(width="110px")
+        labels = [(epoch_label(night, epoch), epoch) for epoch in self._epochs]
+        self.slider = widgets.SelectionSlider(options=labels, index=len(table) // 2)
+        self.slider.layout.width = "560px"
+        self.slider.continuous_update = False  # drawing takes longer than the slider needs for a step
+        narrow = {"width": "110px"}
         self.back = widgets.Button(description="◀ previous", layout=narrow)
         self.on = widgets.Button(description="next ▶", layout=narrow)
         self.jump = widgets.Dropdown(options=[("to the next …", None), *STAGE_CODES.items()], layout=narrow)
@@ -145,12 +138,9 @@ class NightExplorer(_WithStill):
 
     def _jump(self, change: dict[str, Any]) -> None:
         """Go to the next epoch of the chosen stage; after the last one, begin again at the first."""
-        if change["new"] is None:
-            return
-        rows = np.flatnonzero(self._codes == change["new"])
+        rows = np.flatnonzero(self._codes == change["new"])  # of None, which is no stage, there are none
         if rows.size:
-            later = rows[rows > self.slider.index]
-            self.slider.index = int([*later, *rows][0])
+            self.slider.index = int([*rows[rows > self.slider.index], *rows][0])
         self.jump.value = None
 
     def _show(self, _: object = None) -> None:
@@ -180,13 +170,11 @@ class WhatIf(_WithStill):
         run = next(run for run in consecutive_runs(table) if run.start <= row < run.stop)
         self._stager, self._epoch, self._row = stager, epoch, row - run.start
         self._levels = stager.spec.levels(table)[run]
-        self._before = self.proba = stager.answer(self._levels, self._row)
+        self._before = stager.answer(self._levels, self._row)
         names = [(f"{place + 1}: {digit_name(d)}", place) for place, d in enumerate(stager.spec.digits)]
-        wide = widgets.Layout(width="460px")
-        self.digit = widgets.Dropdown(options=names, description="digit", layout=wide)
-        self.level = widgets.IntSlider(
-            value=self._own(), min=MISSING, max=N_LEVELS, description="becomes", continuous_update=False
-        )
+        self.digit = widgets.Dropdown(options=names, description="digit", layout={"width": "460px"})
+        self.level = widgets.IntSlider(self._own(), MISSING, N_LEVELS, description="becomes")
+        self.level.continuous_update = False
         self.digit.observe(self._choose, "value")
         self.level.observe(self._show, "value")
         self.children = [widgets.HBox([self.digit, self.level]), self.text, self.picture]
@@ -206,12 +194,10 @@ class WhatIf(_WithStill):
         changed[self._row, digit] = level
         self.proba = self._before if level == own else self._stager.answer(changed, self._row)
         two = np.stack([self._levels[self._row], changed[self._row]])
-        moved = "   ".join(
-            f"{stage} {100 * was:.1f} → {100 * now:.1f} %"
-            for stage, was, now in zip(STAGES, self._before, self.proba, strict=True)
-        ).replace("nan", "–")
+        percents = zip(STAGES, 100 * self._before, 100 * self.proba, strict=True)
+        moved = "   ".join(f"{stage} {was:.1f} → {now:.1f} %" for stage, was, now in percents)
         lines = coloured_text(two, spec, [self._epoch, "what if"])
-        self.text.value = f'{lines}<pre style="font-size:16px">{moved}</pre>'
+        self.text.value = f'{lines}<pre style="font-size:16px">{moved.replace("nan", "–")}</pre>'
         plot_what_if(self._before, self.proba, f"{digit_name(spec.digits[digit])}: {own} → {level}")
         self.picture.value = _png(plt.gcf())
 
@@ -232,10 +218,9 @@ class LiveCurve:
 
     def __call__(self, curve: pd.DataFrame) -> None:
         """Draw the curve (columns ``step`` and ``loss``) in the place of the one before."""
-        plot_training_curve(curve)
-        figure = plt.gcf()
+        figure = plot_training_curve(curve).figure
         if self._place is None:
             self._place = display(figure, display_id=True)
         else:
             self._place.update(figure)
-        plt.close(figure)  # or the notebook shows it once more when the cell ends
+        plt.close()  # or the notebook shows it once more when the cell ends
