@@ -37,7 +37,7 @@ def majority_baseline(train_table: pd.DataFrame, table: pd.DataFrame) -> pd.Data
     {'W': 0.25, 'N1': 0.0, 'N2': 0.75, 'N3': 0.0, 'REM': 0.0}
     """
     codes = _training_stages(train_table)
-    shares = np.bincount(codes[codes != UNSCORED], minlength=len(STAGES)) / (codes != UNSCORED).sum()
+    shares = np.bincount(codes, minlength=len(STAGES)) / len(codes)
     proba = np.where(_measured(table)[:, None], shares, np.nan)
     return pd.DataFrame(proba, index=table.index, columns=list(STAGES))
 
@@ -74,20 +74,18 @@ def gradient_boosting_baseline(
             "extract the same features for both"
         )
     codes = _training_stages(train_table)
-    scored = codes != UNSCORED
-    if np.unique(codes[scored]).size == 1:  # scikit-learn refuses to learn a single class
+    if codes.nunique() == 1:  # scikit-learn refuses to learn a single class
         return majority_baseline(train_table, table)
     # No early stopping: the number of trees must not depend on the size of the table.
     trees = HistGradientBoostingClassifier(
         max_iter=max_iter, learning_rate=0.06, early_stopping=False, random_state=seed
     )
     context = context_features(train_table)
-    trees.fit(context[scored], codes[scored])
+    trees.fit(context.loc[codes.index], codes)
     answers = trees.predict_proba(context_features(table)[context.columns])
+    answers[~_measured(table)] = np.nan
     known = [STAGES[code] for code in trees.classes_]
-    proba = pd.DataFrame(answers, table.index, known).reindex(columns=list(STAGES), fill_value=0.0)
-    proba[~_measured(table)] = np.nan
-    return proba
+    return pd.DataFrame(answers, table.index, known).reindex(columns=list(STAGES), fill_value=0.0)
 
 
 def context_features(table: pd.DataFrame) -> pd.DataFrame:
@@ -134,13 +132,13 @@ def context_features(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(blocks, axis=1).astype(np.float32).set_axis(ordered.index).reindex(table.index)
 
 
-def _training_stages(train_table: pd.DataFrame) -> np.ndarray:
-    """Give the stage codes to learn from, (n_epochs,); -1 where no feature is known."""
+def _training_stages(train_table: pd.DataFrame) -> pd.Series:
+    """Give the stage codes of the epochs to learn from: those that are scored and have a feature."""
     check_table(train_table)
-    codes = np.where(_measured(train_table), train_table["stage"], UNSCORED)
-    if not (codes != UNSCORED).any():
+    codes = train_table["stage"][_measured(train_table) & (train_table["stage"] != UNSCORED)]
+    if codes.empty:
         raise ValueError(
-            f"none of the training table's {len(codes)} epochs is scored and has a feature; "
+            f"none of the training table's {len(train_table)} epochs is scored and has a feature; "
             "train on recordings with a hypnogram"
         )
     return codes

@@ -58,9 +58,7 @@ def evaluate_cohort(
         If a subject was trained on, or neither a stager nor a training table is given.
     """
     if stager is None and train_table is None:
-        raise ValueError(
-            "got neither a stager nor a training table for the baseline; there is nothing to score"
-        )
+        raise ValueError("got neither a stager nor a training table, so there is nothing to score")
     stages, subjects = table["stage"], table.index.unique("subject")
     probabilities: dict[str, pd.DataFrame] = {}
     seconds = np.nan
@@ -141,10 +139,8 @@ def load_validation() -> tuple[pd.Series, dict[str, pd.DataFrame]]:
         ``llm`` and ``baseline``.
     """
     answers = load_table(DATA_DIR / "validation.npz")
-    columns = {name: [f"{name} {stage}" for stage in STAGES] for name in MODELS}
-    return answers["stage"], {
-        name: answers[chosen].set_axis(list(STAGES), axis=1) for name, chosen in columns.items()
-    }
+    hypnodensities = {name: answers.filter(like=f"{name} ").set_axis(list(STAGES), axis=1) for name in MODELS}
+    return answers["stage"], hypnodensities
 
 
 def cohort_figures(

@@ -145,9 +145,7 @@ def report(results: dict[str, dict[str, Any]]) -> pd.DataFrame:
     return table.astype(float).round(3).astype({"epochs": int, "unanswered": int}).rename_axis("model")
 
 
-def _compared_epochs(
-    stages: ArrayLike, proba: pd.DataFrame | ArrayLike
-) -> tuple[np.ndarray, np.ndarray, int]:
+def _compared_epochs(stages: ArrayLike, proba: ArrayLike) -> tuple[np.ndarray, np.ndarray, int]:
     """Give stages (n,) and probabilities (n, 5) of the epochs to compare, and how many lack an answer."""
     _check_same_epochs(stages, proba)
     truth, values = stage_codes(stages), proba_array(proba)

@@ -4,13 +4,11 @@ The model writes no text. After each epoch's line, its probabilities of the five
 normalized. So one forward pass answers for all epochs of a window.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -63,7 +61,7 @@ class Stager:
         self.label_ids = label_token_ids(spec.labels, tokenizer)
 
     @classmethod
-    def from_base(cls, spec: PromptSpec, base: str | Path = OFFLINE_MODEL, nf4: bool = True) -> Stager:
+    def from_base(cls, spec: PromptSpec, base: str | Path = OFFLINE_MODEL, nf4: bool = True) -> Self:
         """Load a base model without an adapter, to see what it knows about sleep before it is tuned.
 
         ``base`` and ``nf4`` are those of :func:`sleepstage.load_base`.
@@ -73,7 +71,7 @@ class Stager:
     @classmethod
     def from_pretrained(
         cls, adapter: str | Path | None = None, base: str | Path | None = None, nf4: bool | None = None
-    ) -> Stager:
+    ) -> Self:
         """Load a fine-tuned adapter with the base model that it was trained on.
 
         Parameters
@@ -96,10 +94,10 @@ class Stager:
         loaded = load_adapter(adapter or SHIPPED_ADAPTER, base, nf4)
         return cls(loaded.model, loaded.tokenizer, loaded.spec, loaded.card["subjects"], loaded.prior)
 
-    def untuned(self) -> Stager:
+    def untuned(self) -> Self:
         """Take the adapter away: the base model with the same text, and with causal attention as before."""
         spec = replace(self.spec, bidirectional=False)
-        return Stager(self.model.unload(), self.tokenizer, spec, self.trained_on, self.prior)
+        return type(self)(self.model.unload(), self.tokenizer, spec, self.trained_on, self.prior)
 
     def predict_proba(
         self,
