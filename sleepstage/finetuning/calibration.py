@@ -6,12 +6,9 @@ transitions of the people trained on, and the forward–backward algorithm (Rabi
 work for any model that gives probabilities, decision trees too.
 """
 
-from __future__ import annotations
-
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -20,10 +17,8 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import GroupKFold
 
 from ..dataset.table import consecutive_runs
-from ..files import write_json
+from ..files import read_json, write_json
 from ..stages import STAGES, UNSCORED, answered, proba_array
-
-_SMALLEST = 1e-6  # probabilities are at least that, so that logarithms stay finite
 
 
 @dataclass(frozen=True)
@@ -54,7 +49,7 @@ class HypnogramPrior:
     fitted_on: tuple[Any, ...] = ()
 
     @classmethod
-    def from_table(cls, table: pd.DataFrame) -> HypnogramPrior:
+    def from_table(cls, table: pd.DataFrame) -> Self:
         """Count transitions between neighbouring scored epochs of a table; one is added to every count."""
         stages = table["stage"].to_numpy()
         counts = np.ones((len(STAGES), len(STAGES)))
@@ -71,9 +66,9 @@ class HypnogramPrior:
         write_json(Path(path), asdict(self))
 
     @classmethod
-    def load(cls, path: str | Path) -> HypnogramPrior:
+    def load(cls, path: str | Path) -> Self:
         """Read a prior written by :meth:`save`."""
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = read_json(path)
         content["transitions"] = tuple(map(tuple, content["transitions"]))
         return cls(**{**content, **{name: tuple(content[name]) for name in ("shares", "fitted_on")}})
 
@@ -85,13 +80,13 @@ class HypnogramPrior:
         model without that observation.
         """
         known, shares = answered(proba)[:, None], np.asarray(self.shares)
-        tempered = np.clip(proba_array(proba), _SMALLEST, None) ** (1 / self.temperature)
+        tempered = np.clip(proba_array(proba), 1e-6, None) ** (1 / self.temperature)  # for finite logs
         emission = np.where(known, tempered, shares**self.strength)
         ratio = (np.asarray(self.transitions) / shares) ** self.strength
         smoothed = np.where(known, _forward_backward(emission, ratio, consecutive_runs(proba)), np.nan)
         return pd.DataFrame(smoothed, index=proba.index, columns=list(STAGES))
 
-    def fitted(self, stages: pd.Series, proba: pd.DataFrame) -> HypnogramPrior:
+    def fitted(self, stages: pd.Series, proba: pd.DataFrame) -> Self:
         """Choose temperature and strength by the log-loss on scored epochs (Nelder & Mead, 1965).
 
         Epochs without an answer (NaN) are left out.
@@ -112,11 +107,10 @@ class HypnogramPrior:
             smoothed = self._with(parameters).apply(proba).to_numpy()
             return log_loss(stages.to_numpy()[compared], smoothed[compared], labels=range(len(STAGES)))
 
-        subjects = stages.index.unique("subject").tolist()
         best = minimize(loss, [0.0, 0.5], method="Nelder-Mead", options={"xatol": 0.01, "fatol": 1e-4})
-        return replace(self._with(best.x), fitted_on=tuple(subjects))
+        return replace(self._with(best.x), fitted_on=tuple(stages.index.unique("subject").tolist()))
 
-    def _with(self, parameters: np.ndarray) -> HypnogramPrior:
+    def _with(self, parameters: np.ndarray) -> Self:
         log_temperature, strength = parameters
         return replace(self, temperature=float(np.exp(log_temperature)), strength=float(max(strength, 0.0)))
 

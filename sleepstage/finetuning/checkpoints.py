@@ -16,10 +16,9 @@ import pandas as pd
 from accelerate import PartialState
 from transformers import TrainerCallback
 
-from ..files import Contents, check_replaceable, remove_ours, replacing, write_json
+from ..files import Contents, check_replaceable, read_json, remove_ours, replacing, write_json
 
 log = logging.getLogger(__name__)
-
 
 _MARKER = "complete.json"
 _N_KEPT = 2  # the newest, and the one before it in case that is damaged
@@ -110,12 +109,11 @@ def newest_complete(places: list[Path | None], run: dict[str, Any]) -> Path | No
     found = [folder for place in places for folder in _checkpoints(place)]
     for folder in sorted(found, key=_step, reverse=True):  # of two equal ones, the first place's
         try:
-            content = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
+            content = read_json(folder / _MARKER)
         except (FileNotFoundError, ValueError):
-            log.warning("%s was cut off while it was written; it is passed over", folder)
-            continue
+            content = {"files": None}
         if _digests(folder) != content["files"]:
-            log.warning("%s is damaged; it is passed over", folder)
+            log.warning("%s is damaged, or was cut off while it was written; it is passed over", folder)
             continue
         before, now = _flat(content["run"]), _flat(run)
         changes = [

@@ -5,8 +5,6 @@ training step runs on tensors that have a shape but no content. Every tensor tha
 counted until nobody holds it, as PyTorch's allocator would.
 """
 
-from __future__ import annotations
-
 import math
 import weakref
 from typing import Any
@@ -141,33 +139,31 @@ def training_plan(preset: Preset, table: pd.DataFrame | None = None, **settings:
     }
 
 
+_PLAN_TEXT = """\
+{preset}: {base}, {precision}, {windows_per_batch} windows of {tokens_per_window} tokens a batch
+weights     {weights_gib:7.2f} GiB
+lora        {lora_gib:7.2f} GiB
+optimizer   {optimizer_gib:7.2f} GiB
+activations {activations_gib:7.2f} GiB
+logits      {logits_gib:7.2f} GiB
+peak        {peak_gib:7.2f} GiB
+This {verdict} {memory_gib:g} GiB.
+With the usual loss on every token the logits would take {full_logits_gib:.2f} GiB and the peak \
+{full_logits_peak_gib:.2f} GiB.
+A pass over the data is {tokens_per_pass:,} tokens, {tokens_per_epoch} for every time that an epoch \
+of sleep is read, and {flops_per_pass:.2e} operations.
+{at_best}{not_traced}"""
+
+
 def plan_text(plan: dict[str, Any]) -> str:
     """Write a plan for a person."""
-    parts = ("weights", "lora", "optimizer", "activations", "logits", "peak")
-    lines = [
-        "{preset}: {base}, {precision}, {windows_per_batch} windows of {tokens_per_window} tokens a batch",
-        *(f"{part:12}{plan[f'{part}_gib']:7.2f} GiB" for part in parts),
-        "This {verdict} {memory_gib:g} GiB.",
-        "With the usual loss on every token the logits would take {full_logits_gib:.2f} GiB and the peak "
-        "{full_logits_peak_gib:.2f} GiB.",
-        "A pass over the data is {tokens_per_pass:,} tokens, {tokens_per_epoch} for every time that an epoch "
-        "of sleep is read, and {flops_per_pass:.2e} operations.",
-    ]
-    if plan["peak_tflops"]:
-        minutes = plan["flops_per_pass"] / plan["peak_tflops"] / 6e13
-        lines.append(
-            f"At the data sheet's {{peak_tflops:g}} TFLOP/s: {minutes:.1f} minutes; none gets there."
-        )
-    return (
-        "\n".join([*lines, "{not_traced}"])
-        .rstrip()
-        .format(
-            precision=f"{'NF4, ' if plan['nf4'] else ''}computed in {plan['dtype']}",
-            verdict="fits" if plan["fits"] else "does not fit",
-            **plan,
-        )
-        .rstrip()
-    )
+    at_best = ""
+    if tflops := plan["peak_tflops"]:
+        minutes = plan["flops_per_pass"] / tflops / 6e13
+        at_best = f"At the data sheet's {tflops:g} TFLOP/s: {minutes:.1f} minutes; none gets there.\n"
+    precision = f"{'NF4, ' if plan['nf4'] else ''}computed in {plan['dtype']}"
+    verdict = "fits" if plan["fits"] else "does not fit"
+    return _PLAN_TEXT.format(precision=precision, verdict=verdict, at_best=at_best, **plan).rstrip()
 
 
 def weights_bytes(model: PeftModel, nf4: bool) -> int:
@@ -228,6 +224,60 @@ def prepare_for_training(model: PeftModel, preset: Preset) -> None:
         model.enable_input_require_grads()
 
 
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of tensors that operations make, beside those a model holds, as long as they live.
+
+    Attributes
+    ----------
+    peak : int
+        The most that those tensors took together.
+    logits_at_peak, logits_peak : int
+        What those as wide as the vocabulary took then, and at most.
+    flops : int
+        Operations, those of recomputed layers included.
+    """
+
+    def __init__(self, model: Any):
+        super().__init__()
+        self.vocabulary = model.config.vocab_size
+        self.flops = self.live = self.peak = self.logits = self.logits_at_peak = self.logits_peak = 0
+        gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+        held = [*model.parameters(), *model.buffers(), *gradients]
+        self.known = {tensor.untyped_storage()._cdata for tensor in held}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        results = function(*args, **(kwargs or {}))
+        for result in tree_leaves(results):
+            if isinstance(result, torch.Tensor):
+                self._count(result)
+        # PyTorch's formulas know the fused attention kernel by its name on CUDA only.
+        name = function._overloadpacket.__name__.replace("_for_cpu", "")
+        if count_flops := flop_registry.get(getattr(torch.ops.aten, name, None)):
+            self.flops += count_flops(*args, **(kwargs or {}), out_val=results)
+        return results
+
+    def _count(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage._cdata in self.known:
+            return
+        n_bytes = storage.nbytes()
+        logits = n_bytes if tensor.shape and tensor.shape[-1] == self.vocabulary else 0
+        self.known.add(storage._cdata)
+        self._add(n_bytes, logits)
+        weakref.finalize(storage, self._forget, storage._cdata, n_bytes, logits)
+
+    def _forget(self, key: int, n_bytes: int, logits: int) -> None:
+        self.known.discard(key)
+        self._add(-n_bytes, -logits)
+
+    def _add(self, n_bytes: int, logits: int) -> None:
+        self.live += n_bytes
+        self.logits += logits
+        self.logits_peak = max(self.logits_peak, self.logits)
+        if self.live > self.peak:
+            self.peak, self.logits_at_peak = self.live, self.logits
+
+
 def trace_step(
     model: PeftModel, preset: Preset, n_windows: int, n_tokens: int, n_answers: int | None = None
 ) -> LiveBytes:
@@ -260,67 +310,3 @@ def take_step(
         logits = logits[..., :5].contiguous()  # the five label words'
     logits = logits.flatten(0, 1)
     cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long)).backward()
-
-
-_ATEN = torch.ops.aten
-_FLOPS = {  # PyTorch's formulas, which know the fused attention kernel by its name on CUDA only
-    **flop_registry,
-    _ATEN._scaled_dot_product_flash_attention_for_cpu: flop_registry[
-        _ATEN._scaled_dot_product_flash_attention
-    ],
-    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
-        _ATEN._scaled_dot_product_flash_attention_backward
-    ],
-}
-
-
-class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of tensors that operations make, beside those a model holds, as long as they live.
-
-    Attributes
-    ----------
-    peak : int
-        The most that those tensors took together.
-    logits_at_peak, logits_peak : int
-        What those as wide as the vocabulary took then, and at most.
-    flops : int
-        Operations, those of recomputed layers included.
-    """
-
-    def __init__(self, model: Any):
-        super().__init__()
-        self.vocabulary = model.config.vocab_size
-        self.flops = self.live = self.peak = self.logits = self.logits_at_peak = self.logits_peak = 0
-        held = [*model.parameters(), *model.buffers()]
-        held += [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-        self.known = {tensor.untyped_storage()._cdata for tensor in held}
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        results = function(*args, **(kwargs or {}))
-        for result in tree_leaves(results):
-            if isinstance(result, torch.Tensor):
-                self._count(result)
-        if count_flops := _FLOPS.get(function._overloadpacket):
-            self.flops += count_flops(*args, **(kwargs or {}), out_val=results)
-        return results
-
-    def _count(self, tensor: torch.Tensor) -> None:
-        storage = tensor.untyped_storage()
-        if storage._cdata in self.known:
-            return
-        n_bytes = storage.nbytes()
-        logits = n_bytes if tensor.shape and tensor.shape[-1] == self.vocabulary else 0
-        self.known.add(storage._cdata)
-        self._add(n_bytes, logits)
-        weakref.finalize(storage, self._forget, storage._cdata, n_bytes, logits)
-
-    def _forget(self, key: int, n_bytes: int, logits: int) -> None:
-        self.known.discard(key)
-        self._add(-n_bytes, -logits)
-
-    def _add(self, n_bytes: int, logits: int) -> None:
-        self.live += n_bytes
-        self.logits += logits
-        self.logits_peak = max(self.logits_peak, self.logits)
-        if self.live > self.peak:
-            self.peak, self.logits_at_peak = self.live, self.logits

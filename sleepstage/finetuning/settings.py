@@ -4,10 +4,8 @@ Nothing else in the package asks what the machine is. A preset is chosen by :fun
 the same for all of them.
 """
 
-from __future__ import annotations
-
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psutil
@@ -17,8 +15,43 @@ from accelerate import PartialState
 OFFLINE_MODEL = "smollm2-135m-instruct"
 """The base model that runs on any computer and without a hub, once :func:`prepare` has fetched it."""
 
-
 LLAMA_3B = "unsloth/Llama-3.2-3B-Instruct-bnb-4bit"  # in NF4 already, and not gated as Meta's own is
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The settings of a training run, each with its reason.
+
+    A step learns from ``windows_per_batch × batches_per_step`` windows in every process. Training ends after
+    ``n_steps``, or after ``max_minutes`` if that comes first; the learning rate falls to zero towards
+    whichever is nearer.
+    """
+
+    start_from: str | None = None  # an adapter to go on from, instead of new low-rank matrices
+    base: str = OFFLINE_MODEL  # runs anywhere without a hub
+    nf4: bool = True  # the Q of QLoRA: a third of the weights' memory for a tenth of the speed on a CPU
+    lora_rank: int = 16  # 4.9 M trainable parameters beside 135 M frozen ones
+    lora_alpha: int = 32  # the usual twice the rank
+    learning_rate: float = 1e-3  # higher became unstable after short warm-ups
+    warmup_steps: int = 10  # the first hundred losses tell whether it was enough
+    n_steps: int = 100  # a first result; a cohort takes thousands
+    max_minutes: float | None = None  # no limit
+    windows_per_batch: int = 1  # each window of 521 tokens takes about 0.9 GB of activations
+    batches_per_step: int = 4  # accumulated, so memory stays that of one batch
+    class_weights: tuple[float, ...] = (1.0, 2.0, 1.0, 1.2, 1.4)  # N1 is rare, and macro-F1 counts it fully
+    teacher_share: float = 0.8  # of the loss, if there is a teacher; the expert's stages have the rest
+    margin_epochs: int = 0  # 60 where nights were cut around sleep by the expert's stages
+    blur: float = 0.0  # share of digits moved by a level, so that people are not learned by heart
+    partial_share: float = 0.0  # share of nights shown in part, 2 to 6 hours: recordings may begin late
+    checkpoint_steps: int = 50  # some minutes: what is lost when the machine is taken away
+    seed: int = 0  # of window borders and of the first low-rank matrices
+
+
+MANY_PEOPLE: dict[str, Any] = {
+    "warmup_steps": 30,  # after 10 steps of warm-up, training on many people became unstable
+    "class_weights": (1.0, 1.5, 1.0, 1.2, 1.2),  # those of the adapter that ships
+}
+"""What ``python -m sleepstage train`` sets for many people; the defaults are for a lesson on one night."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +104,7 @@ class Preset:
         own = {
             "base": self.base,
             "windows_per_batch": self.windows_per_batch,
-            "batches_per_step": max(1, self.batches_per_step // n_processes()),
+            "batches_per_step": max(1, self.batches_per_step // launch().num_processes),
         }
         return TrainingConfig(**{**own, **settings})
 
@@ -105,7 +138,6 @@ CPU = Preset(
     peak_tflops=None,  # CPUs differ by a factor of ten
 )
 
-
 T4 = Preset(
     name="t4",
     base=LLAMA_3B,
@@ -119,20 +151,15 @@ T4 = Preset(
     peak_tflops=65.0,  # NVIDIA's data sheet, float16 with tensor cores
 )
 
-
-AMPERE = Preset(
+AMPERE = replace(
+    T4,
     name="ampere",
-    base=LLAMA_3B,
-    on_gpu=True,
     dtype=torch.bfloat16,  # from compute capability 8: float32's range, so that no loss has to be scaled
     optimizer="adamw_torch_fused",  # 0.2 GB of states need no compression here
     gradient_checkpointing=False,  # its memory has room for the activations: the plan says how much
-    windows_per_batch=4,
-    batches_per_step=1,
     memory_gib=22.0,  # an L4, the smallest of these cards that Colab has
     peak_tflops=121.0,  # NVIDIA's data sheet for the L4; an A100 has 312
 )
-
 
 PRESETS = {preset.name: preset for preset in (CPU, T4, AMPERE)}
 """Every preset by its name; :func:`detect` chooses the one for this machine."""
@@ -148,14 +175,9 @@ def detect() -> Preset:
     return AMPERE if torch.cuda.get_device_capability() >= (8, 0) else T4
 
 
-def n_processes() -> int:
-    """Give the number of processes that train together: one, or as many as torchrun started."""
-    return PartialState(cpu=not torch.cuda.is_available()).num_processes
-
-
-def is_first_process() -> bool:
-    """Say whether this process is the one that writes; without torchrun, it is."""
-    return PartialState(cpu=not torch.cuda.is_available()).is_main_process
+def launch() -> PartialState:
+    """Say how many processes train together, and which of them this is: the only one, without torchrun."""
+    return PartialState(cpu=not torch.cuda.is_available())
 
 
 def peak_memory_gib() -> float:
@@ -168,39 +190,3 @@ def peak_memory_gib() -> float:
 
     highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return highest / (2**30 if sys.platform == "darwin" else 2**20)  # bytes there, KiB on Linux
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """The settings of a training run, each with its reason.
-
-    A step learns from ``windows_per_batch × batches_per_step`` windows in every process. Training ends after
-    ``n_steps``, or after ``max_minutes`` if that comes first; the learning rate falls to zero towards
-    whichever is nearer.
-    """
-
-    start_from: str | None = None  # an adapter to go on from, instead of new low-rank matrices
-    base: str = OFFLINE_MODEL  # runs anywhere without a hub
-    nf4: bool = True  # the Q of QLoRA: a third of the weights' memory for a tenth of the speed on a CPU
-    lora_rank: int = 16  # 4.9 M trainable parameters beside 135 M frozen ones
-    lora_alpha: int = 32  # the usual twice the rank
-    learning_rate: float = 1e-3  # higher became unstable after short warm-ups
-    warmup_steps: int = 10  # the first hundred losses tell whether it was enough
-    n_steps: int = 100  # a first result; a cohort takes thousands
-    max_minutes: float | None = None  # no limit
-    windows_per_batch: int = 1  # each window of 521 tokens takes about 0.9 GB of activations
-    batches_per_step: int = 4  # accumulated, so memory stays that of one batch
-    class_weights: tuple[float, ...] = (1.0, 2.0, 1.0, 1.2, 1.4)  # N1 is rare, and macro-F1 counts it fully
-    teacher_share: float = 0.8  # of the loss, if there is a teacher; the expert's stages have the rest
-    margin_epochs: int = 0  # 60 where nights were cut around sleep by the expert's stages
-    blur: float = 0.0  # share of digits moved by a level, so that people are not learned by heart
-    partial_share: float = 0.0  # share of nights shown in part, 2 to 6 hours: recordings may begin late
-    checkpoint_steps: int = 50  # some minutes: what is lost when the machine is taken away
-    seed: int = 0  # of window borders and of the first low-rank matrices
-
-
-MANY_PEOPLE: dict[str, Any] = {
-    "warmup_steps": 30,  # after 10 steps of warm-up, training on many people became unstable
-    "class_weights": (1.0, 1.5, 1.0, 1.2, 1.2),  # those of the adapter that ships
-}
-"""What ``python -m sleepstage train`` sets for many people; the defaults are for a lesson on one night."""

@@ -9,7 +9,7 @@ From top to bottom: the loss, the trainer, its settings, what puts them together
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +28,12 @@ from ..dataset.table import data_fingerprint
 from ..dataset.windows import label_token_ids, tokenizer_hash
 from ..files import check_replaceable, remove_ours
 from ..stages import STAGES, UNSCORED
+from . import base_model
 from .adapter import ADAPTER, Adapter, load_adapter, save_adapter
-from .base_model import (
-    architecture,
-    check_finite,
-    fingerprint,
-    load_base,
-    load_tokenizer,
-    quiet_libraries,
-    set_attention,
-)
 from .calibration import HypnogramPrior
 from .callbacks import Clock, ProgressBar, Watch, training_curve
 from .checkpoints import CHECKPOINTS, MarkComplete, check_places, newest_complete
-from .settings import TrainingConfig, detect, is_first_process, n_processes
+from .settings import TrainingConfig, detect, launch
 from .training_texts import IGNORED, training_windows
 
 
@@ -148,17 +140,17 @@ class AnswerTrainer(SFTTrainer):
 
     def create_scheduler(self, num_training_steps, optimizer=None):
         """Warm up, then fall linearly to zero towards the last step or the last minute."""
-        warmup = self.args.warmup_steps
 
         def factor(step: int) -> float:
             done = max(step / num_training_steps, self.clock.share)
-            return min((step + 1) / (warmup + 1), 1.0) * max(0.0, 1.0 - done)
+            return min((step + 1) / (self.args.warmup_steps + 1), 1.0) * max(0.0, 1.0 - done)
 
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
         return self.lr_scheduler
 
     def _save_checkpoint(self, model, trial):
-        check_finite((name, weight) for name, weight in self.model.named_parameters() if weight.requires_grad)
+        named = self.model.named_parameters()
+        base_model.check_finite((name, weight) for name, weight in named if weight.requires_grad)
         try:
             super()._save_checkpoint(model, trial)
         # A write that fails is a RuntimeError to torch and has a name of its own in safetensors.
@@ -185,7 +177,11 @@ def lora_config(config: TrainingConfig) -> LoraConfig:
 
 
 def training_arguments(config: TrainingConfig, work: str | Path) -> SFTConfig:
-    """Give trl's settings; ``work`` is the folder for checkpoints."""
+    """Give trl's settings; ``work`` is the folder for checkpoints.
+
+    The defaults serve for the rest: no weight decay, since the low rank limits the adapter already (QLoRA),
+    and gradients clipped to a norm of 1, since a rare window must not throw it off.
+    """
     return SFTConfig(
         output_dir=str(work),
         max_steps=config.n_steps,
@@ -193,16 +189,12 @@ def training_arguments(config: TrainingConfig, work: str | Path) -> SFTConfig:
         gradient_accumulation_steps=config.batches_per_step,
         learning_rate=config.learning_rate,
         warmup_steps=config.warmup_steps,
-        weight_decay=0.0,  # as in QLoRA: low rank is the limit that the adapter has
-        max_grad_norm=1.0,  # the usual; a rare window cannot throw the adapter off
         **detect().trainer_settings(),
         max_length=None,  # trl's default would cut texts at 1,024 tokens without a word
         dataset_kwargs={"skip_prepare_dataset": True},  # the texts are tokens already
         remove_unused_columns=False,  # the teacher's column is not an argument of the model
         logging_steps=max(1, config.n_steps // 50),
-        save_strategy="steps",
-        save_steps=config.checkpoint_steps,
-        save_total_limit=None,  # MarkComplete keeps the newest by number; transformers would, by their dates
+        save_steps=config.checkpoint_steps,  # without a limit: MarkComplete deletes by number, not by date
         logging_nan_inf_filter=False,  # it would show a loss of NaN as 0
         report_to="none",  # wandb is preinstalled on Colab
         disable_tqdm=True,  # ours shows the loss beside the time that is left
@@ -230,10 +222,10 @@ def build_trainer(
         started = load_adapter(config.start_from, config.base, config.nf4, trainable=True)
         model, learned_from = started.model, started.card["subjects"]
     elif whole_model is None:
-        model, new_lora = load_base(config.base, config.nf4), lora_config(config)
-    tokenizer = load_tokenizer(config.base)
-    n_windows = config.n_steps * config.windows_per_batch * config.batches_per_step * n_processes()
-    with quiet_libraries():
+        model, new_lora = base_model.load_base(config.base, config.nf4), lora_config(config)
+    tokenizer = base_model.load_tokenizer(config.base)
+    n_windows = config.n_steps * config.windows_per_batch * config.batches_per_step * launch().num_processes
+    with base_model.quiet_libraries():
         trainer = AnswerTrainer(
             model,
             config,
@@ -248,7 +240,7 @@ def build_trainer(
             peft_config=new_lora,
         )
     trainer.add_callback(MarkComplete(trainer.run, copy_to))
-    set_attention(trainer.model, spec.bidirectional)
+    base_model.set_attention(trainer.model, spec.bidirectional)
     return trainer
 
 
@@ -272,15 +264,12 @@ def run_identity(
     train_table: pd.DataFrame, spec: PromptSpec, config: TrainingConfig, teacher: pd.DataFrame | None
 ) -> dict[str, Any]:
     """Give what a resumed run must have in common with the one that was interrupted."""
-    settings = asdict(config)
-    for free in ("max_minutes", "checkpoint_steps"):
-        del settings[free]
     return {
         "data": data_fingerprint(train_table),
-        "base weights": fingerprint(config.base),
+        "base weights": base_model.fingerprint(config.base),
         "prompt": asdict(spec),
-        "settings": settings,
-        "processes": n_processes(),
+        "settings": asdict(replace(config, max_minutes=None, checkpoint_steps=0)),  # those two may change
+        "processes": launch().num_processes,
         "teacher": None if teacher is None else data_fingerprint(teacher),
     }
 
@@ -335,7 +324,7 @@ def finetune(
     adapter = Path(adapter)
     work = adapter.with_name(f"{adapter.name}-checkpoints")
     copies = None if copy_to is None else Path(copy_to)
-    writes = is_first_process()  # of several processes, one
+    writes = launch().is_main_process  # of several processes, one
     if writes:
         check_replaceable(adapter, ADAPTER, filter(None, [config.base, config.start_from]))
         check_places(work, copies, resume)
@@ -346,7 +335,7 @@ def finetune(
         remove_ours(work, CHECKPOINTS)
     checkpoint = newest_complete([work, copies], trainer.run) if resume else None
     started = time.monotonic()
-    with quiet_libraries():
+    with base_model.quiet_libraries():
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     minutes = (time.monotonic() - started) / 60
     if writes:
@@ -362,7 +351,7 @@ def training_record(trainer: AnswerTrainer, train_table: pd.DataFrame, minutes: 
     return {
         "base": config.base,
         "base_fingerprint": trainer.run["base weights"],
-        "base_architecture": architecture(config.base),
+        "base_architecture": base_model.architecture(config.base),
         "nf4": config.nf4,
         "tokenizer_hash": tokenizer_hash(trainer.processing_class),
         "label_token_ids": trainer.label_ids,
@@ -371,7 +360,7 @@ def training_record(trainer: AnswerTrainer, train_table: pd.DataFrame, minutes: 
         "n_epochs": len(scored),
         "stage_counts": {name: int((scored == code).sum()) for code, name in enumerate(STAGES)},
         "settings": asdict(config),
-        "processes": n_processes(),
+        "processes": launch().num_processes,
         "steps": trainer.state.global_step,
         "minutes": round(minutes, 2),
         "curve": training_curve(trainer.state).to_dict("records"),

@@ -54,8 +54,8 @@ def training_windows(
     texts: list[dict[str, np.ndarray]] = []
     while len(texts) < n_windows:
         one_pass = _one_pass(table, spec, tokenizer, config, soft_targets, rng)
-        shuffled = [one_pass[i] for i in rng.permutation(len(one_pass))]
-        texts += [text for text in shuffled if (text["labels"] != IGNORED).any()]
+        rng.shuffle(one_pass)
+        texts += [text for text in one_pass if (text["labels"] != IGNORED).any()]
     return Dataset.from_list(texts[:n_windows])
 
 
@@ -123,10 +123,9 @@ def _soft_targets(teacher: pd.DataFrame, index: pd.MultiIndex, asked: np.ndarray
             f"epoch {epoch} of {recording} (subject {subject}); let it answer for every training night"
         )
     known = proba[~absent]
-    values = known.to_numpy()
-    if not ((values >= 0).all() and np.allclose(values.sum(axis=1), 1, atol=0.01)):
+    if not ((known >= 0).all(axis=None) and np.allclose(known.sum(axis=1), 1, atol=0.01)):
         raise ValueError(
-            f"the teacher's answers lie between {values.min():g} and {values.max():g}, expected "
-            f"probabilities of {', '.join(STAGES)} that sum to 1 in each epoch"
+            f"the teacher's answers lie between {known.min(axis=None):g} and {known.max(axis=None):g}, "
+            f"expected probabilities of {', '.join(STAGES)} that sum to 1 in each epoch"
         )
     return known.reindex(index, fill_value=0.0)
