@@ -21,7 +21,6 @@ from ..files import Contents, check_replaceable, read_json, remove_ours, replaci
 log = logging.getLogger(__name__)
 
 _MARKER = "complete.json"
-_N_KEPT = 2  # the newest, and the one before it in case that is damaged
 
 # What transformers and peft write into a checkpoint, a whole model's and FSDP's included.
 _CHECKPOINT_FILE = re.compile(
@@ -90,8 +89,11 @@ def check_places(work: Path, copy_to: Path | None, resume: bool) -> None:
 
 
 def _keep_newest(place: Path) -> None:
-    """Delete all whole checkpoints but the newest two: by number, since a clock may have been set back."""
-    for old in [folder for folder in _checkpoints(place) if (folder / _MARKER).is_file()][:-_N_KEPT]:
+    """Delete all whole checkpoints but two: the newest, and the one before it in case that is damaged.
+
+    The newest is the one with the highest number, since a clock may have been set back.
+    """
+    for old in [folder for folder in _checkpoints(place) if (folder / _MARKER).is_file()][:-2]:
         remove_ours(old, CHECKPOINT)
 
 

@@ -101,11 +101,8 @@ class Preset:
 
         Processes that train together share a step's batches, so that its number of windows stays the same.
         """
-        own = {
-            "base": self.base,
-            "windows_per_batch": self.windows_per_batch,
-            "batches_per_step": max(1, self.batches_per_step // launch().num_processes),
-        }
+        batches = max(1, self.batches_per_step // launch().num_processes)
+        own = {"base": self.base, "windows_per_batch": self.windows_per_batch, "batches_per_step": batches}
         return TrainingConfig(**{**own, **settings})
 
     def loading_settings(self) -> dict[str, Any]:

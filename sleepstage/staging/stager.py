@@ -167,9 +167,8 @@ class Stager:
     @torch.inference_mode()
     def _answers(self, windows: Windows, windows_per_batch: int) -> pd.DataFrame:
         """Give the mean probabilities of the label words for each epoch that a window answers for."""
-        input_ids = torch.as_tensor(windows.input_ids, device=self.model.device)
         positions = torch.as_tensor(windows.positions, device=self.model.device)  # (A,)
-        batches = input_ids.split(windows_per_batch)  # each (B, T)
+        batches = torch.as_tensor(windows.input_ids, device=self.model.device).split(windows_per_batch)
         with quiet_libraries():
             logits = [
                 self.model(input_ids=batch, logits_to_keep=positions).logits[..., self.label_ids]  # (B, A, 5)
