@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     option("--channel", default="EEG Fpz-Cz", help="the EEG channel (default: %(default)s)")
     option("--out", type=_new_file, required=True, help="CSV file for stages and probabilities")
 
+    # An option with the name of a setting in TrainingConfig becomes that setting.
     option = command(_train, "train an adapter on a feature table, split by subject")
     option("--table", type=Path, required=True, help="a feature table (.npz)")
     option("--adapter", type=Path, required=True, help="the folder to write")
@@ -53,15 +54,16 @@ def _parser() -> argparse.ArgumentParser:
     option("--start-from", type=Path, help="an adapter to go on from, with its prompt")
     option("--bidirectional", action="store_true", help="every token sees what follows it as well")
     option("--base", help="base model: a folder or a hub name (default: what the machine can tune)")
-    option("--minutes", type=float, default=60, help="time limit (default: %(default)s)")
-    option("--steps", type=int, default=2000, help="step limit (default: %(default)s)")
+    option("--minutes", dest="max_minutes", type=float, default=60, help="time limit (default: %(default)s)")
+    option("--steps", dest="n_steps", type=int, default=2000, help="step limit (default: %(default)s)")
     option("--learning-rate", type=float, default=1e-3, help="at its highest (default: %(default)s)")
-    option("--margin", type=int, default=60, help="epochs cut at random off a night's ends")
-    option("--partial", type=float, default=0.25, help="share of nights shown in part (default: %(default)s)")
+    option("--margin", dest="margin_epochs", type=int, default=60, help="cut at random off a night's ends")
+    about = "share of nights shown in part (default: %(default)s)"
+    option("--partial", dest="partial_share", type=float, default=0.25, help=about)
     option("--seed", type=int, default=0, help="of first weights and order (default: %(default)s)")
     option("--blur", type=float, default=0.0, help="share of digits moved by a level (default: %(default)s)")
     option("--teacher", type=Path, help="file (.npz) with another model's answers to learn from")
-    option("--float32", action="store_true", help="do not quantize the base model to NF4")
+    option("--float32", dest="nf4", action="store_false", help="do not quantize the base model to NF4")
     option("--resume", action="store_true", help="go on from the newest checkpoint")
     option("--copy-to", type=_new_folder, help="a folder, on a drive say, for copies of checkpoints")
 
@@ -121,8 +123,7 @@ def _stage(options: argparse.Namespace) -> None:
     from .stages import most_probable_stages, stage_names
     from .staging.stager import Stager
 
-    recording = read_recording(options.psg, channel=options.channel)
-    table = extract_features(recording)
+    table = extract_features(read_recording(options.psg, channel=options.channel))
     proba = Stager.from_pretrained(options.adapter).predict_proba(table)
     staged = proba.assign(quality=table["quality"])
     staged.insert(0, "predicted", stage_names(most_probable_stages(proba)))
@@ -131,13 +132,13 @@ def _stage(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    import json
     from dataclasses import replace
 
     from .dataset.digits import PromptSpec, default_digits
     from .dataset.splits import partition_subjects
     from .dataset.table import load_table
-    from .finetuning.settings import MANY_PEOPLE, detect
+    from .files import read_json
+    from .finetuning.settings import MANY_PEOPLE, TrainingConfig, detect
     from .finetuning.trainer import finetune
 
     _, table = partition_subjects(load_table(options.table), options.validation_subjects)
@@ -145,23 +146,13 @@ def _train(options: argparse.Namespace) -> None:
     print(f"Preset for this machine: {preset}")
     if options.start_from:
         spec = PromptSpec.load(options.start_from / "prompt.json")
-        base = json.loads((options.start_from / "train.json").read_text(encoding="utf-8"))["base"]
+        base = read_json(options.start_from / "train.json")["base"]
     else:
         spec, base = PromptSpec.fit(table, default_digits(table)), preset.base
     spec = replace(spec, bidirectional=spec.bidirectional or options.bidirectional)
-    config = preset.training_config(
-        start_from=str(options.start_from) if options.start_from else None,
-        base=options.base or base,
-        nf4=not options.float32,
-        learning_rate=options.learning_rate,
-        n_steps=options.steps,
-        max_minutes=options.minutes,
-        margin_epochs=options.margin,
-        blur=options.blur,
-        partial_share=options.partial,
-        seed=options.seed,
-        **MANY_PEOPLE,
-    )
+    settings = {name: value for name, value in vars(options).items() if hasattr(TrainingConfig, name)}
+    settings |= {"base": options.base or base, "start_from": options.start_from and str(options.start_from)}
+    config = preset.training_config(**settings, **MANY_PEOPLE)
     teacher = load_table(options.teacher) if options.teacher else None
     finetune(table, spec, config, options.adapter, options.resume, teacher, options.copy_to)
     print(f"The adapter is in {options.adapter}")

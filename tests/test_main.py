@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import edfio
 import numpy as np
@@ -45,6 +46,18 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(command, mess
 def test_what_is_about_an_adapter_is_refused_without_one(flag, tmp_path, capsys):
     assert main(["evaluate", "--table", "t.npz", "--baseline", flag, "--json", str(tmp_path / "o.json")]) == 1
     assert "name it with --adapter" in capsys.readouterr().err
+
+
+def test_every_option_of_train_about_a_setting_reaches_the_trainer(tmp_path, table, monkeypatch):
+    configs = []
+    monkeypatch.setattr("sleepstage.finetuning.trainer.finetune", lambda *given: configs.append(given[2]))
+    path = ss.save_table(table, tmp_path / "night.npz")
+    command = ["train", "--table", str(path), "--adapter", str(tmp_path / "adapter"), "--float32"]
+    options = "--base b --minutes 3 --steps 7 --learning-rate .1 --margin 5 --partial 0.5 --seed 9 --blur 0.2"
+    assert main([*command, *options.split()]) == 0
+    settings = {"base": "b", "max_minutes": 3, "n_steps": 7, "learning_rate": 0.1, "margin_epochs": 5}
+    settings |= {"partial_share": 0.5, "seed": 9, "blur": 0.2, "nf4": False, "start_from": None}
+    assert configs[0] == replace(configs[0], **settings)
 
 
 def test_prepare_says_where_the_model_is(capsys, smollm2_tokenizer):

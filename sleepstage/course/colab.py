@@ -6,7 +6,7 @@ huggingface_hub reads Colab's secret of that name, if there is one.
 """
 
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 
 # Packages that Colab or another package may have loaded, and that break when they are replaced while loaded.
@@ -25,12 +25,13 @@ def replaced_packages() -> dict[str, tuple[str, str]]:
     dict
         By name: the version that is loaded, and the one that is installed now (``"none"`` if it was removed).
     """
-    found = {}
+    replaced = {}
     for module, package in LOADED_EARLY.items():
         loaded = getattr(sys.modules.get(module), "__version__", None)
-        if loaded is not None and loaded != (installed := _installed(package)):
-            found[package] = (loaded, installed)
-    return found
+        installed = next((found.version for found in distributions(name=package)), "none")
+        if loaded not in (None, installed):
+            replaced[package] = (loaded, installed)
+    return replaced
 
 
 def check_restart() -> None:
@@ -76,10 +77,3 @@ def data_folder(drive: bool = False) -> Path:
 
     google_drive.mount("/content/drive")
     return Path("/content/drive/MyDrive") / folder
-
-
-def _installed(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "none"

@@ -25,10 +25,7 @@ from ..staging.stager import Stager
 log = logging.getLogger(__name__)
 
 UNSEEN = "A model that learned from other people, on a person it never saw, the whole night."
-SAME_NIGHT = (
-    "Trained and tested on blocks of the same night of one person: "
-    "these figures say nothing about other people or other nights."
-)
+SAME_NIGHT = "Trained and tested within one night: this says nothing about other people or other nights."
 
 
 def run_demo(out: str | Path, fast: bool = False) -> dict[str, Any]:
@@ -54,7 +51,7 @@ def run_demo(out: str | Path, fast: bool = False) -> dict[str, Any]:
     table = extract_features(night)
     log.info("staging %s with the adapter that ships", night.recording)
     answers = {"shipped adapter": Stager.from_pretrained().predict_proba(table)}
-    shipped = _write(out, night, table, pd.Series("test", index=table.index), answers, UNSEEN)
+    shipped = _write(out, night, table.assign(split="test"), answers, UNSEEN)
 
     split = split_blocks(table)
     train = table[split == "train"]
@@ -69,22 +66,20 @@ def run_demo(out: str | Path, fast: bool = False) -> dict[str, Any]:
         "gradient boosting": gradient_boosting_baseline(train, table),
         "fine-tuned LLM": Stager.from_pretrained(adapter).predict_proba(table),
     }
-    lesson = _write(out / "lesson", night, table, split, answers, SAME_NIGHT)
+    lesson = _write(out / "lesson", night, table.assign(split=split), answers, SAME_NIGHT)
     log.info("Everything is in %s", out)
     return {**lesson, "shipped_adapter": shipped}
 
 
 def _write(
-    out: Path,
-    night: Recording,
-    table: pd.DataFrame,
-    split: pd.Series,
-    answers: dict[str, pd.DataFrame],
-    caveat: str,
+    out: Path, night: Recording, table: pd.DataFrame, answers: dict[str, pd.DataFrame], caveat: str
 ) -> dict[str, Any]:
-    """Write the figures of all answers on the test epochs, and table and pictures of the last answers."""
+    """Write the figures of all answers on the test epochs, and table and pictures of the last answers.
+
+    The table has a column `split`, which says which epochs are for the test.
+    """
+    stages, split = table["stage"], table["split"]
     tested = split == "test"
-    stages = table["stage"]
     figures = {name: score(stages[tested], proba[tested]) for name, proba in answers.items()}
     log.info("\n%s\n%s\n", caveat, report(figures).to_string())
     metrics = {
@@ -99,17 +94,9 @@ def _write(
 
     model, proba = list(answers.items())[-1]
     predicted = most_probable_stages(proba)
-    hypnogram = pd.DataFrame(
-        {
-            "time": night.clock_times(),
-            "split": split,
-            "expert": stage_names(stages),
-            "predicted": stage_names(predicted),
-            "quality": table["quality"],
-        },
-        index=table.index,
-    )
-    hypnogram = hypnogram.join(proba.round(4)).droplevel(["subject", "recording"])
+    hypnogram = pd.DataFrame({"time": night.clock_times(), "split": split}, index=table.index)
+    hypnogram["expert"], hypnogram["predicted"] = stage_names(stages), stage_names(predicted)
+    hypnogram = hypnogram.join(table["quality"]).join(proba.round(4)).droplevel(["subject", "recording"])
     write_whole(out / "hypnogram.csv", hypnogram.to_csv)
 
     title = f"{night.recording}: an expert and the {model}, which did not learn from the white parts"
