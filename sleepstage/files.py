@@ -60,7 +60,8 @@ def write_npz(path: Path, arrays: dict[str, Any]) -> None:
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     """Read the arrays of an ``.npz`` without pickle, or raise a ValueError that names the file."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # np.load would take what is no archive for a pickle, and advise to load it unsafely.
+        with np.lib.npyio.NpzFile(path, allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
     except Exception as error:  # numpy and zipfile raise errors of many kinds, SyntaxError among them
         raise ValueError(f"{path} is not a complete .npz file of plain arrays ({error})") from error

@@ -6,11 +6,20 @@ import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from sleepstage.__main__ import main
 from sleepstage.evaluation.baselines import majority_baseline
-from sleepstage.files import Contents, check_replaceable, replacing, write_json, write_whole
+from sleepstage.files import (
+    Contents,
+    check_replaceable,
+    read_npz,
+    replacing,
+    write_json,
+    write_npz,
+    write_whole,
+)
 
 LETTERS = Contents("a folder of letters", {"a.txt", "b.txt", "mark.json"}.__contains__, "mark.json")
 
@@ -35,6 +44,17 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path):
     (tmp_path / "empty").mkdir()
     write(tmp_path / "empty", "third")
     assert all_of(tmp_path / "empty") == {"a.txt": "third", "mark.json": "{}"}
+
+
+def test_what_is_no_npz_is_refused_without_advice_to_load_it_unsafely(tmp_path):
+    path = tmp_path / "table.npz"
+    write_npz(path, {"a": np.arange(3), "b": np.array(["x"])})
+    read = read_npz(path)
+    assert read["a"].tolist() == [0, 1, 2] and read["b"].tolist() == ["x"]
+    path.write_text("hello")
+    with pytest.raises(ValueError, match="table.npz is not a complete .npz file") as refused:
+        read_npz(path)
+    assert "pickle" not in str(refused.value)
 
 
 def test_a_link_keeps_leading_to_the_folder(tmp_path):
