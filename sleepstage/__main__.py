@@ -142,6 +142,8 @@ def _train(options: argparse.Namespace) -> None:
     from .finetuning.trainer import finetune
 
     _, table = partition_subjects(load_table(options.table), options.validation_subjects)
+    if table.empty:
+        raise ValueError("every subject is in --validation-subjects, so none is left to train on")
     preset = detect()
     print(f"Preset for this machine: {preset}")
     if options.start_from:

@@ -60,6 +60,13 @@ def test_every_option_of_train_about_a_setting_reaches_the_trainer(tmp_path, tab
     assert configs[0] == replace(configs[0], **settings)
 
 
+def test_training_on_nobody_is_refused_as_such(tmp_path, table, capsys):
+    ss.save_table(table, tmp_path / "t.npz")
+    places = ["--table", str(tmp_path / "t.npz"), "--adapter", str(tmp_path / "adapter")]
+    assert main(["train", *places, "--validation-subjects", "0"]) == 1
+    assert "none is left to train on" in capsys.readouterr().err
+
+
 def test_prepare_says_where_the_model_is(capsys, smollm2_tokenizer):
     assert main(["prepare"]) == 0
     assert "smollm2-135m-instruct" in capsys.readouterr().out

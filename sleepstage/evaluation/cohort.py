@@ -107,12 +107,15 @@ def baseline_table(source: pd.DataFrame, table: pd.DataFrame, stager: Stager | N
     Raises
     ------
     ValueError
-        If one of the adapter's people is not in ``source``.
+        If one of the adapter's people is not in ``source``, or everyone in it is scored.
     """
     if stager is not None:
         return partition_subjects(source, stager.trained_on)[0]
     scored = source.index.unique("subject").intersection(table.index.unique("subject"))
-    return partition_subjects(source, scored)[1]
+    others = partition_subjects(source, scored)[1]
+    if others.empty:
+        raise ValueError("everyone in the training table is scored; score fewer, or train on another table")
+    return others
 
 
 def save_answers(table: pd.DataFrame, hypnodensities: dict[str, pd.DataFrame], path: str | Path) -> Path:

@@ -124,6 +124,8 @@ def test_trees_learn_from_the_adapters_people_or_from_all_who_are_not_scored(coh
     assert set(baseline_table(cohort, scored, Tuned()).index.unique("subject")) == {1, 3}
     others = cohort[cohort.index.get_level_values("subject") < 3]
     assert baseline_table(others, scored, None).equals(others)
+    with pytest.raises(ValueError, match="everyone in the training table is scored; score fewer"):
+        baseline_table(scored, scored, None)
 
 
 def test_answers_come_back_from_their_file(cohort, proba, tmp_path):
