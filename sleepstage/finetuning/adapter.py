@@ -10,9 +10,8 @@ from huggingface_hub import HfApi
 from peft import PeftModel
 
 from ..dataset.digits import PromptSpec
-from ..dataset.windows import label_token_ids, tokenizer_hash
 from ..files import DATA_DIR, Contents, check_replaceable, read_json, replacing, write_json
-from .base_model import architecture, check_finite, fingerprint, load_base, load_tokenizer, quiet_libraries
+from .base_model import check_finite, identity, load_base, load_tokenizer, quiet_libraries
 from .calibration import HypnogramPrior
 
 SHIPPED_ADAPTER = DATA_DIR / "adapter"
@@ -94,29 +93,16 @@ def load_adapter(
     if merged:
         return Adapter(load_base(folder, bool(nf4)), load_tokenizer(folder), spec, prior, card)
     base = base or card["base"]
-    tokenizer = load_tokenizer(base)
-    _check_fits(folder, card, base, tokenizer, spec)
+    tokenizer, base_model = load_tokenizer(base), load_base(base, card["nf4"] if nf4 is None else nf4)
+    for what, found in identity(base, tokenizer, spec.labels).items():
+        if (trained := card.get(what, found)) != found:  # the first adapters do not say all of them
+            raise ValueError(
+                f"the adapter in {folder} does not fit {base}: its {what} is {trained}, found {found}. Use "
+                f"the base model {card['base']!r} that it was trained on, or train it anew."
+            )
     with quiet_libraries():
-        base_model = load_base(base, card["nf4"] if nf4 is None else nf4)
         model = PeftModel.from_pretrained(base_model, str(folder), is_trainable=trainable)
     return Adapter(model, tokenizer, spec, prior, card)
-
-
-def _check_fits(folder: Path, card: dict, base: str | Path, tokenizer: Any, spec: PromptSpec) -> None:
-    """Compare a base model with the one that an adapter was trained on."""
-    pairs: dict[str, tuple[Any, Any]] = {
-        "base model weights": (card["base_fingerprint"], fingerprint(base)),
-        "tokenizer": (card["tokenizer_hash"], tokenizer_hash(tokenizer)),
-        "label tokens": (card["label_token_ids"], label_token_ids(spec.labels, tokenizer)),
-    }
-    if "base_architecture" in card:  # the first adapters do not say
-        pairs["base model architecture"] = (card["base_architecture"], architecture(base))
-    for what, (trained, found) in pairs.items():
-        if trained != found:
-            raise ValueError(
-                f"the adapter in {folder} does not fit {base}: it was trained with the {what} {trained}, "
-                f"found {found}. Use the base model {card['base']!r} it was trained on, or train it anew."
-            )
 
 
 def save_adapter(adapter: Adapter, folder: str | Path) -> None:

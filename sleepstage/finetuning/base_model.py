@@ -13,7 +13,7 @@ import sys
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 from transformers.utils import cached_file
 from transformers.utils import logging as hf_logging
 
+from ..dataset.windows import label_token_ids, tokenizer_hash
 from ..files import read_json
 from .settings import OFFLINE_MODEL, detect
 
@@ -179,6 +180,16 @@ def set_attention(model: Any, bidirectional: bool) -> None:
     for module in model.modules():
         if hasattr(module, "is_causal"):
             module.is_causal = not bidirectional  # … and attention without a mask asks its own module
+
+
+def identity(base: str | Path, tokenizer: Any, labels: Sequence[str]) -> dict[str, Any]:
+    """Identify what an adapter is trained on, and what alone it fits: weights, architecture and tokens."""
+    return {
+        "base_fingerprint": fingerprint(base),
+        "base_architecture": architecture(base),
+        "tokenizer_hash": tokenizer_hash(tokenizer),
+        "label_token_ids": label_token_ids(labels, tokenizer),
+    }
 
 
 def fingerprint(base: str | Path) -> str:

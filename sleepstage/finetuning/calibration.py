@@ -79,11 +79,12 @@ class HypnogramPrior:
         tells its neighbours nothing: its p(s | text)^(1/temperature) is π(s)^strength, as in a hidden Markov
         model without that observation.
         """
+        runs = consecutive_runs(proba)
         known, shares = answered(proba)[:, None], np.asarray(self.shares)
         tempered = np.clip(proba_array(proba), 1e-6, None) ** (1 / self.temperature)  # for finite logs
         emission = np.where(known, tempered, shares**self.strength)
         ratio = (np.asarray(self.transitions) / shares) ** self.strength
-        smoothed = np.where(known, _forward_backward(emission, ratio, consecutive_runs(proba)), np.nan)
+        smoothed = np.where(known, _forward_backward(emission, ratio, runs), np.nan)
         return pd.DataFrame(smoothed, index=proba.index, columns=list(STAGES))
 
     def fitted(self, stages: pd.Series, proba: pd.DataFrame) -> Self:

@@ -25,7 +25,6 @@ from trl import SFTConfig, SFTTrainer
 
 from ..dataset.digits import PromptSpec
 from ..dataset.table import data_fingerprint
-from ..dataset.windows import label_token_ids, tokenizer_hash
 from ..files import check_replaceable, remove_ours
 from ..stages import STAGES, UNSCORED
 from . import base_model
@@ -224,14 +223,15 @@ def build_trainer(
     elif whole_model is None:
         model, new_lora = base_model.load_base(config.base, config.nf4), lora_config(config)
     tokenizer = base_model.load_tokenizer(config.base)
+    run = run_identity(train_table, spec, config, tokenizer, teacher)
     n_windows = config.n_steps * config.windows_per_batch * config.batches_per_step * launch().num_processes
     with base_model.quiet_libraries():
         trainer = AnswerTrainer(
             model,
             config,
-            label_ids=label_token_ids(spec.labels, tokenizer),
+            label_ids=run["base"]["label_token_ids"],
             class_weights=_normalized_weights(config.class_weights, train_table["stage"]),
-            run=run_identity(train_table, spec, config, teacher),
+            run=run,
             learned_from=_subjects(train_table, learned_from),
             args=training_arguments(config, work),
             train_dataset=training_windows(train_table, spec, tokenizer, n_windows, config, teacher),
@@ -261,12 +261,16 @@ def _subjects(train_table: pd.DataFrame, before: list[Any]) -> list[Any]:
 
 
 def run_identity(
-    train_table: pd.DataFrame, spec: PromptSpec, config: TrainingConfig, teacher: pd.DataFrame | None
+    train_table: pd.DataFrame,
+    spec: PromptSpec,
+    config: TrainingConfig,
+    tokenizer: Any,
+    teacher: pd.DataFrame | None,
 ) -> dict[str, Any]:
     """Give what a resumed run must have in common with the one that was interrupted."""
     return {
         "data": data_fingerprint(train_table),
-        "base weights": base_model.fingerprint(config.base),
+        "base": base_model.identity(config.base, tokenizer, spec.labels),
         "prompt": asdict(spec),
         "settings": asdict(replace(config, max_minutes=None, checkpoint_steps=0)),  # those two may change
         "processes": launch().num_processes,
@@ -350,11 +354,8 @@ def training_record(trainer: AnswerTrainer, train_table: pd.DataFrame, minutes: 
     config, scored = trainer.config, train_table["stage"][train_table["stage"] != UNSCORED]
     return {
         "base": config.base,
-        "base_fingerprint": trainer.run["base weights"],
-        "base_architecture": base_model.architecture(config.base),
+        **trainer.run["base"],
         "nf4": config.nf4,
-        "tokenizer_hash": tokenizer_hash(trainer.processing_class),
-        "label_token_ids": trainer.label_ids,
         "data_fingerprint": trainer.run["data"],
         "subjects": trainer.learned_from,
         "n_epochs": len(scored),
