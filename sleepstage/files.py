@@ -61,8 +61,10 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     """Read the arrays of an ``.npz`` without pickle, or raise a ValueError that names the file."""
     try:
         # np.load would take what is no archive for a pickle, and advise to load it unsafely.
-        with np.lib.npyio.NpzFile(path, allow_pickle=False) as file:
+        with path.open("rb") as source, np.lib.npyio.NpzFile(source, allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
+    except (MemoryError, PermissionError):  # the file may be whole
+        raise
     except Exception as error:  # numpy and zipfile raise errors of many kinds, SyntaxError among them
         raise ValueError(f"{path} is not a complete .npz file of plain arrays ({error})") from error
 
