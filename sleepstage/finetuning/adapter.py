@@ -21,7 +21,7 @@ OWN_FILES = ("prompt.json", "prior.json", "train.json")
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", *OWN_FILES)
 
-ADAPTER = Contents("an adapter folder", ADAPTER_FILES.__contains__, "train.json")
+ADAPTER = Contents("an adapter folder", ADAPTER_FILES.__contains__, "prior.json")  # a name of nobody else's
 
 MERGED = Contents(
     "a merged model's folder",
@@ -30,7 +30,7 @@ MERGED = Contents(
         r"|merges\.txt|tokenizer\.model|chat_template\.jinja|model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|"
         + "|".join(map(re.escape, OWN_FILES))
     ).fullmatch,
-    "train.json",
+    "prior.json",
 )
 
 

@@ -325,7 +325,7 @@ def finetune(
         (:func:`sleepstage.finetuning.checkpoints.newest_complete`); if a folder to write holds something that
         we do not write there, which is found before the training begins; if a loss is NaN or infinite.
     """
-    adapter = Path(adapter)
+    adapter = Path(adapter).resolve()  # "." has no name
     work = adapter.with_name(f"{adapter.name}-checkpoints")
     copies = None if copy_to is None else Path(copy_to)
     writes = launch().is_main_process  # of several processes, one

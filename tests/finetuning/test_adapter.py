@@ -10,7 +10,8 @@ import torch
 from huggingface_hub import HfApi
 
 import sleepstage as ss
-from sleepstage.finetuning.adapter import load_adapter, save_adapter
+from sleepstage.files import check_replaceable
+from sleepstage.finetuning.adapter import ADAPTER, load_adapter, save_adapter
 from sleepstage.finetuning.trainer import build_trainer
 
 
@@ -85,7 +86,7 @@ def test_merging_replaces_a_merged_model_and_nothing_else(adapter, tiny_base, tm
         patch.setattr("sleepstage.finetuning.adapter.load_adapter", lambda *_, **__: pytest.fail("it began"))
         with pytest.raises(ValueError, match="holds 'thesis.docx'.*Nothing was deleted"):
             ss.merge(adapter, merged)
-        with pytest.raises(ValueError, match="no train.json"):
+        with pytest.raises(ValueError, match="no prior.json"):
             ss.merge(adapter, tiny_base)  # an ordinary model, not one that was merged here
         with pytest.raises(ValueError, match="still needed"):
             ss.merge(adapter, adapter.parent)
@@ -131,3 +132,10 @@ def test_push_makes_a_private_repository_and_uploads_the_folder(adapter, monkeyp
 
 def _base(adapter):
     return json.loads((adapter / "train.json").read_text())["base"]
+
+
+def test_a_users_own_train_json_is_not_overwritten(tmp_path):
+    (tmp_path / "train.json").write_text("mine")
+    with pytest.raises(ValueError, match="no prior.json.*Nothing was deleted"):
+        check_replaceable(tmp_path, ADAPTER)
+    assert (tmp_path / "train.json").read_text() == "mine"
