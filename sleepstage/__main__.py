@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-# What is written at the end of long work is looked at before it begins.
+# A command writes its results at the end of long work, so their place is checked before the work begins.
 def _new_file(name: str) -> Path:
     path = Path(name)
     if path.is_dir():

@@ -60,7 +60,7 @@ def write_npz(path: Path, arrays: dict[str, Any]) -> None:
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     """Read the arrays of an ``.npz`` without pickle, or raise a ValueError that names the file."""
     try:
-        # np.load would take what is no archive for a pickle, and advise to load it unsafely.
+        # If a file is no archive, np.load thinks that it is a pickle, and its message suggests an unsafe way.
         with path.open("rb") as source, np.lib.npyio.NpzFile(source, allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
     except (MemoryError, PermissionError):  # the file may be whole
@@ -182,7 +182,7 @@ def remove_ours(folder: Path, contents: Contents) -> None:
     """Delete what we wrote into a folder, then the folder if it is empty; what is not ours stays."""
     inside = sorted(folder.rglob("*"), reverse=True)  # what is in a folder, before the folder
     ours = [path for path in inside if contents.is_ours(path.relative_to(folder).as_posix())]
-    # Files, then the mark, since a kill may come between; then folders.
+    # The mark is the last file to be deleted: if we are killed before, the folder is still known as ours.
     for path in sorted(ours, key=lambda path: (_is_folder(path), path.match(contents.mark))):
         if not _is_folder(path):
             path.unlink()

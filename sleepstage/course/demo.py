@@ -42,8 +42,8 @@ def run_demo(out: str | Path, fast: bool = False) -> dict[str, Any]:
     Returns
     -------
     dict
-        What the lesson's ``metrics.json`` holds: the split, and the figures of each model on the same test
-        epochs; and as ``shipped_adapter`` what the other ``metrics.json`` holds.
+        The content of ``lesson/metrics.json``: the split, and the figures of each model on the same test
+        epochs. The key ``shipped_adapter`` has the content of the other ``metrics.json``.
     """
     out = Path(out)
     prepare()

@@ -100,7 +100,7 @@ def _number(answer: Any) -> float:
 
 
 def _run(function: Any, *arguments: Any, given: str, shape: tuple[int, ...] | None = None) -> Any:
-    """Call a student's function on copies of the arguments; with a shape, a float array of it must come."""
+    """Call a student's function on copies of the arguments, and check the result's shape if one is given."""
     _need(callable(function), f"expected a function, its name without parentheses, got {function!r}.")
     try:
         result = function(*copy.deepcopy(arguments))

@@ -37,7 +37,7 @@ DRIVE_ID = "1Y2cTYR_t_10NAbznspE5bBjuATPdTgtq"
 N_FILES = 5813
 
 UNPACKED_LIMIT_BYTES = 2_000_000_000
-"""An archive that would unpack to more stays packed: the contest data are 0.14 GB, a zip bomb is more."""
+"""A larger archive is not unpacked: the contest data have 0.14 GB, an archive made to do harm has more."""
 
 _MEMBER = re.compile(rf"{CONTEST_FOLDER}/[0-4]/[^/\\]+\.npy")
 
@@ -209,7 +209,7 @@ def _read(file: Path) -> NDArray[np.float64]:
 
 
 def _of_signals(arrays: list[np.ndarray], stages: NDArray[np.int8], folder: Path) -> pd.DataFrame:
-    # The folder's name is for the message if the unit is wrong: the table gets an index of its own.
+    # The folder's name is used only in the error message about a wrong unit. The caller sets the index later.
     return extract_features(Recording(1e6 * np.stack(arrays), SFREQ_HZ, stages, "", str(folder), "contest"))
 
 
@@ -219,7 +219,7 @@ def _of_spectrograms(arrays: list[np.ndarray], stages: NDArray[np.int8], folder:
     quality = np.select(kinds, ["nan", "zero"], default="ok").astype(object)
     features = pd.DataFrame(spectrum_features(np.arange(psd_uv2.shape[1], dtype=float), psd_uv2))
     changes = pd.DataFrame([_power_changes(array) for array in arrays])
-    # First what says most about stages: default_digits takes the first twelve.
+    # The columns that say most about stages come first, because default_digits takes the first twelve.
     relative = features.filter(like="_power_rel")
     features = pd.concat([relative, changes, features.drop(columns=relative.columns)], axis=1)
     features[quality != "ok"] = np.nan

@@ -5,8 +5,8 @@ five label words is the answer for the epoch ``look_ahead`` lines earlier. So on
 whole window of text, and nothing has to be generated or parsed.
 
 A digit is a level from 1 to 9, lowest to highest, with equal shares of epochs; 0 says that the value
-is missing. Levels within the night do not change with an amplifier's gain or a person's amplitude; levels
-over the training subjects do not change with what the rest of the night is like.
+is missing. If a level compares a value with its own night, the amplifier's gain and the person's amplitude
+do not change it. If it compares a value with the training subjects, the rest of the night does not change it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MISSING = 0
 """The digit of a value that is missing."""
 
 VERSIONS = {"format_version": 2, "definitions_version": DEFINITIONS_VERSION}
-"""Of the file that holds a :class:`PromptSpec`, and of the features that it needs."""
+"""The versions of the file format of a :class:`PromptSpec`, and of the definitions of its features."""
 
 EEG_COLUMNS = (
     "std_uv",

@@ -265,7 +265,7 @@ def collect(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
 
 
 def check_people(table: pd.DataFrame) -> None:
-    """Refuse a table in which one person or one recording stands under two names: it would leak in a split.
+    """Refuse a table in which a person or a recording has two names: it could be in both parts of a split.
 
     It finds two nights of one person whose names say so (those of Sleep-EDF and BIDS); two recordings that
     share more than half of their epochs to the last digit; and two recordings that begin at the same epoch
@@ -310,9 +310,9 @@ def _check_content(features: pd.DataFrame) -> None:
 
 
 _SAME_COURSE = 0.9
-"""Mean rank correlation of two recordings' features from which they are taken for one.
+"""Two recordings count as one if the mean rank correlation of their features is higher than this.
 
-Two of 113 nights of Sleep-EDF reach .55 at most; the shipped night under 5 µV of noise, .94 with itself.
+Any two of 113 nights of Sleep-EDF have .55 at most. The shipped night and a copy with 5 µV of noise have .94.
 """
 
 _COURSE_EPOCHS = 60  # half an hour; the features of shorter recordings may rise and fall together by chance

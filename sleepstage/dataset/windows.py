@@ -105,12 +105,12 @@ def cut_windows(levels: np.ndarray, spec: PromptSpec, tokenizer: Any, starts: np
 def covering_starts(n_epochs: int, spec: PromptSpec, stride: int, offset: int = 0) -> np.ndarray:
     """Give the first lines of windows, ``stride`` apart, that answer for every epoch of a run.
 
-    ``offset`` (0 … stride − 1) moves the borders between windows, for another look at the same run.
+    ``offset`` (0 … stride − 1) moves the borders between windows, so that the same run is cut anew.
 
     Raises
     ------
     ValueError
-        If the stride is larger than the number of epochs that a window answers for, or the offset than that.
+        If the stride is larger than the number of epochs that a window answers for, or the offset too large.
     """
     answered = spec.window - spec.look_ahead
     if not 1 <= stride <= answered or not 0 <= offset < stride:

@@ -1,8 +1,8 @@
 """Two baselines for a model: the most frequent stage, and gradient-boosted trees.
 
 The trees see the features of an epoch and of those around it, as a model of the night does. They do not see
-the time since the recording began: many recordings are cut around sleep by the expert's own stages, so that
-this time gives sleep onset away.
+the time since the recording began: many recordings were cut to begin shortly before the sleep that
+the expert scored, so this time would tell the model when sleep begins.
 """
 
 import numpy as np

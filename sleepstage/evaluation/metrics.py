@@ -1,6 +1,6 @@
 """How good a hypnodensity is: accuracy, F1, kappa, log-loss, calibration.
 
-The figures come from scikit-learn. This module decides which epochs count, and what a stage contributes
+The figures come from scikit-learn. This module decides which epochs count, and how a stage counts
 that the expert never gave.
 """
 

@@ -119,7 +119,7 @@ def load_base(base: str | Path, nf4: bool = True) -> Any:
     settings = preset.loading_settings()
     comes_quantized = getattr(config, "quantization_config", None) is not None
     if comes_quantized:
-        # Unless this is set, it computes in the precision of its maker's machine: bfloat16 for most.
+        # Without this line, it computes in the precision that its maker chose: bfloat16 for most models.
         config.quantization_config["bnb_4bit_compute_dtype"] = str(preset.dtype).removeprefix("torch.")
     elif nf4:
         settings["quantization_config"] = BitsAndBytesConfig(
@@ -141,10 +141,10 @@ def load_base(base: str | Path, nf4: bool = True) -> Any:
 
 
 def _compute_in(model: Any, dtype: torch.dtype) -> None:
-    """Bring the weights that a quantized checkpoint keeps unquantized to the machine's precision.
+    """Make a model that was saved in 4 bits compute in the machine's precision.
 
-    Embeddings, norms and head arrive in the precision that they were saved in, whatever ``dtype`` says, and
-    4-bit weights are unpacked to that precision.
+    Its embeddings, norms and head keep the precision in which they were saved, whatever ``dtype`` says, and
+    its 4-bit weights are unpacked to that saved precision; both are changed here.
     """
     for parameter in model.parameters():
         if (state := getattr(parameter, "quant_state", None)) is not None:
@@ -183,7 +183,7 @@ def set_attention(model: Any, bidirectional: bool) -> None:
 
 
 def identity(base: str | Path, tokenizer: Any, labels: Sequence[str]) -> dict[str, Any]:
-    """Identify what an adapter is trained on, and what alone it fits: weights, architecture and tokens."""
+    """Identify the only base model that an adapter fits, by its weights, architecture and tokens."""
     return {
         "base_fingerprint": fingerprint(base),
         "base_architecture": architecture(base),

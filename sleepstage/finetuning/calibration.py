@@ -1,8 +1,8 @@
 """Calibration of a model's probabilities: a temperature, and the transitions between stages.
 
 A model may be surer than it is right; its log-probabilities are divided by a temperature to correct that
-(Guo et al., 2017). And stages follow each other: deep sleep does not come straight from wakefulness. The
-transitions of the people trained on, and the forward–backward algorithm (Rabiner, 1989), bring that in. Both
+(Guo et al., 2017). Stages also have a usual order: deep sleep does not come directly after wakefulness. The
+forward–backward algorithm (Rabiner, 1989) uses this order, as counted in the training people. Both methods
 work for any model that gives probabilities, decision trees too.
 """
 
@@ -27,8 +27,8 @@ class HypnogramPrior:
 
     A night's stages s₁ … sₙ get the weight
     Π p(sₜ | text)^(1/temperature) · Π (A(sₜ₊₁ | sₜ) / π(sₜ₊₁))^strength; an epoch's new probabilities are its
-    marginals. With strength 1 that is the hidden Markov model whose likelihoods are the model's posteriors
-    over the stages' shares (Bourlard & Morgan, 1994); with strength 0 only the temperature is left.
+    marginals. With strength 1 this is a hidden Markov model: its likelihoods are the model's probabilities
+    divided by the stages' shares (Bourlard & Morgan, 1994). With strength 0 only the temperature counts.
 
     Parameters
     ----------

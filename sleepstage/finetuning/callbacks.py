@@ -33,7 +33,7 @@ class Clock(TrainerCallback):
         self.share = broadcast_object_list([(time.monotonic() - self.started) / self.seconds])[0]
         over = self.share >= 1
         control.should_training_stop |= over
-        control.should_log |= over  # or a run shorter than logging_steps would have no curve
+        control.should_log |= over  # otherwise a run shorter than logging_steps has no curve
 
 
 class ProgressBar(TrainerCallback):

@@ -133,7 +133,7 @@ def newest_complete(places: list[Path | None], run: dict[str, Any]) -> Path | No
 
 
 def _checkpoints(place: Path | None) -> list[Path]:
-    """Give the folders ``checkpoint-<step>`` of a place in order; a Drive's ``checkpoint-4 (1)`` is none."""
+    """Give the folders ``checkpoint-<step>`` of a place in order, but no copies like ``checkpoint-4 (1)``."""
     found = [] if place is None else place.glob("checkpoint-*")
     return sorted((path for path in found if path.name.removeprefix("checkpoint-").isdecimal()), key=_step)
 

@@ -2,7 +2,7 @@
 
 Weights and optimizer are counted from the base model's architecture. Activations are traced: one real
 training step runs on tensors that have a shape but no content. Every tensor that an operation makes is
-counted until nobody holds it, as PyTorch's allocator would.
+counted until nothing refers to it any more: PyTorch would free its memory at this moment.
 """
 
 import math
@@ -199,7 +199,7 @@ def optimizer_bytes(numel: int, optimizer: str) -> int:
 
 
 def twin(architecture: LlamaConfig, preset: Preset, lora: LoraConfig) -> PeftModel:
-    """Build the model that is tuned, of tensors without content, and unquantized: NF4 cannot be traced."""
+    """Build a copy of the model, its tensors without content, and not quantized: NF4 cannot be traced."""
     with quiet_libraries():
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(
@@ -232,7 +232,7 @@ class LiveBytes(TorchDispatchMode):
     peak : int
         The most that those tensors took together.
     logits_at_peak, logits_peak : int
-        What those as wide as the vocabulary took then, and at most.
+        Bytes of the logits (the tensors as wide as the vocabulary): at the moment of the peak, and at most.
     flops : int
         Operations, those of recomputed layers included.
     """
@@ -282,7 +282,7 @@ def trace_step(
     model: PeftModel, preset: Preset, n_windows: int, n_tokens: int, n_answers: int | None = None
 ) -> LiveBytes:
     """Take a training step on a twin, and count what it makes; see :func:`take_step`."""
-    # Which kernel CUDA takes is not known here; the plain one keeps the scores and so is the upper bound.
+    # CUDA's attention kernel is not known here. The plain kernel stores all scores and needs the most memory.
     kernels = [SDPBackend.MATH] if preset.on_gpu else [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
     without_content: Any = next(model.parameters())
     with without_content.fake_mode, sdpa_kernel(kernels):

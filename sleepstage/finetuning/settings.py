@@ -29,7 +29,7 @@ class TrainingConfig:
 
     start_from: str | None = None  # an adapter to go on from, instead of new low-rank matrices
     base: str = OFFLINE_MODEL  # runs anywhere without a hub
-    nf4: bool = True  # the Q of QLoRA: a third of the weights' memory for a tenth of the speed on a CPU
+    nf4: bool = True  # the Q of QLoRA: a third of the weights' memory; a CPU is a tenth slower
     lora_rank: int = 16  # 4.9 M trainable parameters beside 135 M frozen ones
     lora_alpha: int = 32  # the usual twice the rank
     learning_rate: float = 1e-3  # higher became unstable after short warm-ups
@@ -106,12 +106,12 @@ class Preset:
         return TrainingConfig(**{**own, **settings})
 
     def loading_settings(self) -> dict[str, Any]:
-        """Give what ``from_pretrained`` is told: every process of a launch takes a GPU of its own."""
+        """Give the arguments for ``from_pretrained``; each of several processes uses a GPU of its own."""
         device = f"cuda:{PartialState().local_process_index}" if self.on_gpu else "cpu"
         return {"dtype": self.dtype, "device_map": {"": device}, "attn_implementation": self.attention}
 
     def trainer_settings(self) -> dict[str, Any]:
-        """Give what trl's ``SFTConfig`` is told; left alone, it turns bfloat16 on, on a T4 as well."""
+        """Give the arguments for trl's ``SFTConfig``. Without them it uses bfloat16, even on a T4."""
         return {
             "use_cpu": not self.on_gpu,
             "fp16": self.dtype is torch.float16,
@@ -173,7 +173,7 @@ def detect() -> Preset:
 
 
 def launch() -> PartialState:
-    """Say how many processes train together, and which of them this is: the only one, without torchrun."""
+    """Say how many processes train together, and which one this is. Without torchrun there is only one."""
     return PartialState(cpu=not torch.cuda.is_available())
 
 

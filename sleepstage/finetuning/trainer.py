@@ -123,8 +123,8 @@ class AnswerTrainer(SFTTrainer):
     def training_step(self, *args, **kwargs):
         """Take one step, and stop if the loss is not finite.
 
-        Gradients may overflow: under float16 they do now and then, the first ones most of all, and the
-        gradient scaler skips that step.
+        Gradients that overflow do not stop it. With float16 this happens sometimes, mostly in the first
+        steps, and the gradient scaler skips such a step.
         """
         loss = super().training_step(*args, **kwargs)
         if not torch.isfinite(loss):
@@ -152,7 +152,7 @@ class AnswerTrainer(SFTTrainer):
         base_model.check_finite((name, weight) for name, weight in named if weight.requires_grad)
         try:
             super()._save_checkpoint(model, trial)
-        # A write that fails is a RuntimeError to torch and has a name of its own in safetensors.
+        # If writing fails, torch raises a RuntimeError, and safetensors raises an error class of its own.
         except (OSError, RuntimeError, SafetensorError) as error:
             raise OSError(
                 f"step {self.state.global_step}: could not write a checkpoint to {self.args.output_dir} "

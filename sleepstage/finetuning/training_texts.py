@@ -13,7 +13,7 @@ from ..dataset.windows import Windows, covering_starts, cut_windows
 from ..stages import STAGES, UNSCORED
 from .settings import TrainingConfig
 
-IGNORED = -100  # the label of a token that nothing is asked at, for torch and for trl
+IGNORED = -100  # the label of a token without an answer; torch and trl leave it out of the loss
 
 
 def training_windows(
@@ -94,7 +94,7 @@ def _at_answers(windows: Windows, values: np.ndarray, nothing: int) -> np.ndarra
 
 
 def blurred(levels: np.ndarray, rng: np.random.Generator, share: float) -> np.ndarray:
-    """Move a share of the digits to a neighbouring level, and hide a quarter as many.
+    """Move a share of the digits to a neighbouring level, and set others, a quarter as many, to 0 (missing).
 
     The same nights look new in every pass then, and the model does not learn them by heart.
 

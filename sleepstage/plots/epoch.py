@@ -1,6 +1,6 @@
-"""One epoch seen whole: its trace, spectrum, features, digits, and what the model makes of it.
+"""One epoch seen whole: its trace, spectrum, features, digits, and the model's answer.
 
-These are still pictures; ``widgets.py`` shows them again each time a slider moves.
+The pictures here do not move; ``widgets.py`` draws them anew each time a slider moves.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
 """Nights as a dictionary of two arrays, written and read; a stranger's pickle runs no code.
 
-A pickle is read without running what it asks for. Not even numpy's own constructors are called: they take
-whatever state a file gives them, and a false one makes them write where they must not (a type of numbers that
-is flagged as objects, for example).
+A pickle can ask Python to run code; here this code is not run. Even numpy's own constructors are not called:
+they accept any state from the file, and a false state can make them write to wrong places in memory (for
+example, an array of numbers that is marked as an array of Python objects).
 """
 
 import copyreg
@@ -143,10 +143,10 @@ for _core in ("numpy.core", "numpy._core"):  # numpy 1 and numpy 2
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Knows these few names, each by a stand-in of ours; any other is refused before it is looked up."""
+    """Replaces the few names that it knows by our own objects, and refuses others before importing them."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Give a stand-in, in a wrapping of its own: a pickle can set attributes of what it is given."""
+        """Give our replacement inside a new function, because a pickle can set attributes of what it gets."""
         if (module, name) not in _STAND_INS:
             raise ValueError(
                 f"the pickle asks for {module}.{name}; only numpy arrays and plain containers are read. "

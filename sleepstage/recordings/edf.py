@@ -1,8 +1,8 @@
 """Opening files: EDF, and the other formats that MNE reads, with errors that say what is wrong with a file.
 
-A recording becomes one channel in microvolts, in which every sample lies where the clock says. Recorders
-store what comes before and after a pause side by side. Read as it stands, everything after the pause would
-lie too early, and its epochs would get the stages of others.
+A recording becomes one channel in microvolts, in which every sample is at its clock time. When a recording
+is paused, recorders store the samples before and after the pause without a space between them. Without a
+correction, everything after the pause would be too early, and its epochs would get wrong stages.
 """
 
 import re
@@ -216,13 +216,13 @@ def _sample(onset_s: float, raw: mne.io.BaseRaw) -> int:
 
 
 def _pauses(raw: mne.io.BaseRaw, annotations: mne.Annotations, path: Path) -> dict[int, float]:
-    """By the sample before which time is missing: how many seconds, NaN if nobody knows."""
+    """Give ``{sample: seconds}``: how many seconds are missing before a sample; NaN if this is unknown."""
     pauses: dict[int, float] = {}
     numbers = _SEAM_NUMBERS.get(Path(raw.filenames[0] or "").suffix.lower(), ())
     end_s = raw.first_time + raw.n_times / raw.info["sfreq"]
     for event in annotations:
         text = event["description"].lower()
-        # As a BrainVision marker it has a type before its text, and a length that says nothing.
+        # In BrainVision, a marker has its type before its text, and its duration is not the pause's.
         is_seam = text in numbers or text.rpartition("/")[2].strip() in _SEAMS
         if is_seam or text.startswith("new segment/"):
             is_known = event["duration"] > 0 and (text == "boundary" or text in numbers)
@@ -251,7 +251,7 @@ def _check_pause(lost_s: float, at_s: float, path: Path) -> None:
 
 
 def _pauses_of_brainvision(header: Path, sfreq_hz: float) -> dict[int, float]:
-    """By the dates of a marker file's segments."""
+    """Find the pauses, as ``_pauses`` gives them, from the dates of the segments in the marker file."""
     text = header.read_text(encoding="utf-8", errors="surrogateescape")
     named = re.search(r"^MarkerFile=(.+?)\s*$", text, re.MULTILINE)
     places = [header.parent / named[1], header.with_suffix(".vmrk")] if named else []  # as MNE looks for it
@@ -266,7 +266,7 @@ def _pauses_of_brainvision(header: Path, sfreq_hz: float) -> dict[int, float]:
 
 
 def _pauses_of_edf(path: Path, raw: mne.io.BaseRaw) -> dict[int, float]:
-    """By the onsets of an EDF+D's data records; none for any other file."""
+    """Find the pauses of an EDF+D file from the onsets of its data records; empty for any other file."""
     header = edf_header(path) if _is_edf(path) else b""
     if header[192:197] not in (b"EDF+D", b"BDF+D"):
         return {}

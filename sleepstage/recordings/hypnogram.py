@@ -195,7 +195,7 @@ def _epochs(spans: Spans, path: Path, begin_s: float) -> tuple[NDArray[np.int_],
         on_grid = np.abs(onset_s - EPOCH_S * nearest) <= _GRID_TOLERANCE_S
         whole = (count > 0) & (np.abs(duration_s - EPOCH_S * count) <= _GRID_TOLERANCE_S)
     whole[-1] = duration_s[-1] >= 0  # the recording may have ended within an epoch
-    # Ten thousand hours: beyond it, a number is a mistake, and laying it out would fill the memory.
+    # A time of more than ten thousand hours is a mistake, and its epochs would fill the memory.
     bad = ~(on_grid & whole & (np.maximum(np.abs(onset_s), duration_s) < 3.6e7))
     if bad.any():
         i, phases_s = np.flatnonzero(bad)[0], np.round(spans.onset_s % EPOCH_S, 2)

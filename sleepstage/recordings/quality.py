@@ -11,8 +11,8 @@ PLAUSIBLE_PEAK_TO_PEAK_UV: tuple[float, float] = (1.0, 5000.0)
 
 _TYPICAL_UV = 150.0  # peak to peak, of 30 s of a sleeper's EEG
 
-# The probable cause of an amplitude below each of these. Units are 3 decades apart, so what lies within 1.5
-# decades of where a wrong unit would put a sleeper's EEG, has that unit.
+# The probable cause of an amplitude below each bound. Units differ by factors of 1000 (3 decades). So most
+# bounds lie 1.5 decades above the amplitude that a sleeper's EEG has when it is stored in the wrong unit.
 _CAUSES = (
     (_TYPICAL_UV * 10**-4.5, "volts were stored as if they were microvolts (factor 1e6)"),
     (1.0, "millivolts were stored as if they were microvolts (factor 1e3), or no electrode was connected"),
@@ -120,7 +120,7 @@ def _median_peak_to_peak(complete_uv: NDArray[np.floating]) -> float:
 
 
 def _median(values: NDArray[np.floating]) -> float:
-    """NaN if there are none, so that no comparison with it holds."""
+    """Give the median, or NaN if there are no values: every comparison with NaN is false."""
     return float(np.median(values)) if len(values) else np.nan
 
 

@@ -104,7 +104,7 @@ class Recording:
                 )
         if recorded is not None:
             quality = np.where(recorded == "ok", quality, recorded)
-        # The dataclass is frozen for its users; here its arrays are brought to their contract once.
+        # Users cannot change this frozen dataclass. Here it is changed once: its arrays get their final form.
         vars(self).update(
             eeg_uv=eeg_uv,
             sfreq_hz=SFREQ_HZ,
@@ -270,7 +270,7 @@ def _resampled(eeg_uv: NDArray[np.float32]) -> NDArray[np.float32]:
     is_lost = ~np.isfinite(eeg_uv)
     signal_uv = np.zeros(eeg_uv.size)
     if not is_lost.all():
-        # Bridged, since one NaN would become a night of them, and a jump to 0 would ring in its neighbours.
+        # Fill gaps with straight lines: resampling would spread a NaN over the night, and a jump to 0 nearby.
         known = np.flatnonzero(~is_lost)
         signal_uv = np.interp(np.arange(eeg_uv.size), known, eeg_uv.ravel()[known])
     at_100_hz = mne.filter.resample(
@@ -305,7 +305,7 @@ def _seconds_to_lights_off(lights_off: str | float, start: datetime | None) -> f
 def _whole_epochs(source: Channel, begin_s: float) -> NDArray[np.float64]:
     """The epochs after lights-off, (n_epochs, n_samples).
 
-    Where 30 s are no whole number of samples, each epoch begins at the sample next to its begin.
+    If 30 s are not a whole number of samples, each epoch begins at the sample nearest to its exact time.
     """
     duration_s = len(source.signal_uv) / source.sfreq_hz
     if not 0 <= begin_s <= duration_s - EPOCH_S + 1e-6:  # rounding at odd rates

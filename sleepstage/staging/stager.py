@@ -24,7 +24,7 @@ from ..finetuning.calibration import HypnogramPrior
 from ..finetuning.settings import OFFLINE_MODEL
 from ..stages import STAGES
 
-DENSE_SLEEP = 20  # epochs: sleep is where at least half of ten minutes is; one wrong epoch is no sleep
+DENSE_SLEEP = 20  # epochs: of ten minutes, more than half must be sleep; one wrong epoch does not count
 WAKE_MARGIN = 60  # epochs of wake kept on both sides of sleep: half an hour, as in the training nights
 LONG_WAKE = 120  # with more epochs of wake than that outside the margins, a night is read a second time
 
@@ -181,11 +181,11 @@ class Stager:
 
 
 def _around_sleep(proba: pd.DataFrame) -> np.ndarray:
-    """Mark the nights that lie in more than an hour of wake, bool (n_epochs,).
+    """Mark the epochs of nights with more than an hour of wake around them, bool (n_epochs,).
 
     A night lasts from half an hour before the first sleep to half an hour after the last; all wake between
-    them belongs to it. Epochs without an answer are neither wake nor sleep, and where most have none,
-    nothing is known about sleep.
+    them belongs to it. Epochs without an answer count neither as wake nor as sleep. Ten minutes in
+    which most epochs have no answer never count as sleep.
     """
     asleep = 1 - proba["W"]
     chosen = np.zeros(len(proba), dtype=bool)
