@@ -249,12 +249,16 @@ def read_recording(
     )
 
 
-def _checked_signal(eeg_uv: np.ndarray, sfreq_hz: float, source: str) -> NDArray[np.float32]:
+def _check_rate(sfreq_hz: float, source: object) -> None:
     if not MIN_SFREQ_HZ <= sfreq_hz < np.inf:
         raise ValueError(
             f"{source} was sampled at {sfreq_hz:g} Hz, expected 100 Hz or at least {MIN_SFREQ_HZ:g}: the "
             "beta band (13-30 Hz) is not in it. Choose another channel or export it at a higher rate."
         )
+
+
+def _checked_signal(eeg_uv: np.ndarray, sfreq_hz: float, source: str) -> NDArray[np.float32]:
+    _check_rate(sfreq_hz, source)
     eeg_uv = np.asarray(eeg_uv, dtype=np.float32)
     n_samples = round(EPOCH_S * sfreq_hz)
     if eeg_uv.ndim != 2 or len(eeg_uv) == 0 or eeg_uv.shape[1] != n_samples:
@@ -307,6 +311,7 @@ def _whole_epochs(source: Channel, begin_s: float) -> NDArray[np.float64]:
 
     If 30 s are not a whole number of samples, each epoch begins at the sample nearest to its exact time.
     """
+    _check_rate(source.sfreq_hz, source.path)  # a rate near 0 would make epochs without end
     duration_s = len(source.signal_uv) / source.sfreq_hz
     if not 0 <= begin_s <= duration_s - EPOCH_S + 1e-6:  # rounding at odd rates
         raise ValueError(
