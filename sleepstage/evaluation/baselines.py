@@ -145,5 +145,6 @@ def _training_stages(train_table: pd.DataFrame) -> pd.Series:
 
 
 def _measured(table: pd.DataFrame) -> np.ndarray:
-    """Mark the epochs that have at least one feature; the others get no stage."""
-    return np.isfinite(table[feature_columns(table)].to_numpy(float)).any(axis=1)
+    """Mark the epochs that have a feature, or all if the table has no features; the others get no stage."""
+    known = np.isfinite(table[feature_columns(table)].to_numpy(float))
+    return known.any(axis=1) | (known.shape[1] == 0)

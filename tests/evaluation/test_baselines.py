@@ -129,6 +129,11 @@ def test_majority_is_the_frequency_in_training():
     np.testing.assert_allclose(proba, [[2 / 3, 0, 1 / 3, 0, 0]] * 3)
 
 
+def test_majority_needs_no_features():
+    stages = night()[["stage"]]
+    assert majority_baseline(stages, stages).notna().all(axis=None)
+
+
 def test_trees_beat_the_majority_and_are_repeatable():
     train = pd.concat([night(240, subject=s) for s in (1, 2)])
     test = night(240, subject=3)
