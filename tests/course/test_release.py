@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import nbformat
 import pandas as pd
@@ -151,9 +151,9 @@ def made_by(function: Any) -> Any:
     """Give the package's class that a call makes, by its annotation, or None."""
     found = function
     if not inspect.isclass(function):
-        made = str(getattr(function, "__annotations__", {}).get("return", ""))
+        made = getattr(function, "__annotations__", {}).get("return")
         home = sys.modules.get(getattr(function, "__module__", None) or "")
-        found = getattr(home, made, None) or (getattr(ss, made) if made in ss.__all__ else None)
+        found = function.__self__ if made is Self else getattr(home, str(made), made)
     return found if inspect.isclass(found) and found.__module__.startswith("sleepstage.") else None
 
 
