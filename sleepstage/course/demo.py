@@ -99,7 +99,8 @@ def _write(
     hypnogram = hypnogram.join(table["quality"]).join(proba.round(4)).droplevel(["subject", "recording"])
     write_whole(out / "hypnogram.csv", hypnogram.to_csv)
 
-    title = f"{night.recording}: an expert and the {model}, which did not learn from the white parts"
+    learned = "learned from other people" if tested.all() else "learned from the grey parts of this night"
+    title = f"{night.recording}: an expert, and the {model}, which {learned}"
     plot_hypnogram_comparison(stages, predicted, night.start, shade=~tested.to_numpy(), title=title)
     _save_picture(out / "hypnogram.png")
     plot_confusion_matrix(stages[tested], proba[tested])
