@@ -91,7 +91,7 @@ class Contents:
     is_ours : callable
         Says of a path inside the folder (``"checkpoint-4/optimizer.pt"``) whether we write such a file.
     mark : str
-        A pattern for a file that nobody else writes there (``"train.json"``).
+        A pattern for a file that nobody else writes there (``"prior.json"``).
     """
 
     kind: str
