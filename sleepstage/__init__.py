@@ -24,7 +24,7 @@ _NAMES = {
     "dataset.contest": "fetch_contest read_contest",
     "dataset.sleep_edf": "sleep_edf_table",
     "dataset.folder": "folder_table",
-    "dataset.sources": "open_table",
+    "dataset.sources": "load_cohort open_table",
     "dataset.table": "collect describe_nights drop_unscored export_table load_table save_table",
     "dataset.splits": "check_no_leakage partition_subjects recut split_blocks split_subjects split_table",
     "dataset.digits": "Digit PromptSpec default_digits epoch_in_words night_text parse_text",

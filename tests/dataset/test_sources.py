@@ -15,6 +15,20 @@ def test_the_shipped_night_is_computed_once(table, tmp_path, monkeypatch):
     assert ss.open_table("night", tmp_path / "new").equals(opened)
 
 
+def test_the_small_cohort_is_whole_nights_of_fourteen_people(tmp_path):
+    cohort = ss.open_table("cohort", tmp_path)
+    assert cohort.index.unique("subject").tolist() == [2, 6, 10, 17, 19, 23, 27, 35, 50, 64, 70, 73, 76, 80]
+    nights = ss.describe_nights(cohort)
+    assert len(nights) == 28 and (nights["gaps"] == 0).all() and (nights["unscored"] == 0).all()
+    assert nights[list(ss.STAGES)].sum().tolist() == [15124, 4138, 13328, 1804, 4774]
+    shares = cohort[[f"{band}_share" for band in ("delta", "theta", "alpha", "sigma", "beta")]]
+    np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-5)
+    logs = np.exp(cohort["delta_log_power"] - cohort["beta_log_power"])
+    np.testing.assert_allclose(logs, shares["delta_share"] / shares["beta_share"], rtol=1e-3)
+    np.testing.assert_allclose(cohort["var_uv2"], cohort["std_uv"] ** 2, rtol=1e-5)
+    assert not any(tmp_path.iterdir())
+
+
 def test_ten_people_of_sleep_edf_are_asked_for(table, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(sources, "sleep_edf_table", lambda *who, **how: asked.append((who, how)) or table)
@@ -51,7 +65,7 @@ def test_a_damaged_table_of_the_night_is_computed_anew(table, tmp_path, caplog):
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (False, FileNotFoundError, "expected 'night', 'sleep-edf', a feature table"),
+        (False, FileNotFoundError, "expected 'night', 'cohort', 'sleep-edf'"),
         (True, FileNotFoundError, "folder_table"),
     ],
 )

@@ -35,6 +35,7 @@ def test_nobody_it_is_scored_on_was_trained_on():
     train = json.loads((SHIPPED_ADAPTER / "train.json").read_text(encoding="utf-8"))
     stages, _ = ss.load_validation()
     assert set(stages.index.unique("subject")) == VALIDATION
+    assert set(ss.load_cohort().index.unique("subject")) == VALIDATION
     assert not {0, *VALIDATION} & set(train["subjects"])
     assert str(Path.home()) not in json.dumps(train)
 
