@@ -1,11 +1,13 @@
-"""Files: written whole or not at all, a file or a folder; and arrays read without pickle."""
+"""Files: written whole or not at all, a file or a folder; what is read from them is checked."""
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -78,6 +80,21 @@ def as_numbers(value: Any, name: str, path: Path) -> np.ndarray:
     if array.dtype.kind not in "iuf":
         raise ValueError(f"{path}: {name} is of type {array.dtype}, expected an array of numbers")
     return array
+
+
+def check_number(value: Any, name: str, low: float, high: float = math.inf, whole: bool = False) -> None:
+    """Refuse a value of a file or a setting that is no finite number from ``low`` to ``high``.
+
+    Examples
+    --------
+    >>> check_number(float("nan"), "temperature", 0.05, 20)
+    Traceback (most recent call last):
+    ValueError: temperature is nan, expected a number from 0.05 to 20
+    """
+    is_number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+    if not (is_number and math.isfinite(value) and low <= value <= high):
+        span = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
+        raise ValueError(f"{name} is {value!r}, expected a {'whole ' * whole}number {span}")
 
 
 @dataclass(frozen=True)

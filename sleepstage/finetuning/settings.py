@@ -5,12 +5,15 @@ the same for all of them.
 """
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import psutil
 import torch
 from accelerate import PartialState
+
+from ..files import check_number
+from ..stages import STAGES
 
 OFFLINE_MODEL = "smollm2-135m-instruct"
 """The base model that runs on any computer and without a hub, once :func:`prepare` has fetched it."""
@@ -45,6 +48,40 @@ class TrainingConfig:
     partial_share: float = 0.0  # share of nights shown in part, 2 to 6 hours: recordings may begin late
     checkpoint_steps: int = 50  # some minutes: what is lost when the machine is taken away
     seed: int = 0  # of window borders and of the first low-rank matrices
+
+    def __post_init__(self) -> None:
+        """Refuse a setting that would only fail, or train nothing, after the model is loaded."""
+        for name in ("base", "start_from"):  # a Path may be given, and train.json keeps text
+            object.__setattr__(self, name, getattr(self, name) and str(getattr(self, name)))
+        for field in fields(self):
+            value, span = getattr(self, field.name), _RANGES.get(field.name)
+            if span and not (value is None and field.default is None):
+                check_number(value, field.name, *span, whole=isinstance(field.default, int))
+        if len(self.class_weights) != len(STAGES):
+            raise ValueError(
+                f"got {len(self.class_weights)} class weights, expected one for each of {STAGES}"
+            )
+        for name, weight in zip(STAGES, self.class_weights, strict=True):
+            check_number(weight, f"the class weight of {name}", 1e-3, 1e3)
+
+
+_RANGES: dict[str, tuple[float, ...]] = {
+    "lora_rank": (1, 512),  # a small model's width; the memory grows with it
+    "lora_alpha": (1, 4096),
+    "learning_rate": (1e-9,),
+    "warmup_steps": (0, 100_000),
+    "n_steps": (1, 1_000_000),
+    "max_minutes": (1e-6,),
+    "windows_per_batch": (1, 1024),
+    "batches_per_step": (1, 1024),
+    "teacher_share": (0, 1),
+    "margin_epochs": (0, 480),  # four hours: with more, little of a night is left
+    "blur": (0, 1),
+    "partial_share": (0, 1),
+    "checkpoint_steps": (1, 1_000_000),
+    "seed": (0, 2**32 - 1),  # numpy's generators take no other
+}
+"""What a setting may be: its least value, and its greatest if there is one."""
 
 
 MANY_PEOPLE: dict[str, Any] = {

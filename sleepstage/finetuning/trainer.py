@@ -9,7 +9,7 @@ From top to bottom: the loss, the trainer, its settings, what puts them together
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -246,8 +246,6 @@ def build_trainer(
 
 def _normalized_weights(weights: Sequence[float], stages: pd.Series) -> Tensor:
     """Scale class weights so that their mean over the training epochs is 1: losses stay comparable."""
-    if len(weights) != len(STAGES):
-        raise ValueError(f"got {len(weights)} class weights, expected one for each of {STAGES}")
     weight = np.asarray(weights, dtype=np.float64)
     scored = stages[stages != UNSCORED].to_numpy()
     return torch.tensor(weight / weight[scored].mean(), dtype=torch.float32)
@@ -272,7 +270,7 @@ def run_identity(
         "data": data_fingerprint(train_table),
         "base": base_model.identity(config.base, tokenizer, spec.labels),
         "prompt": asdict(spec),
-        "settings": asdict(replace(config, max_minutes=None, checkpoint_steps=0)),  # those two may change
+        "settings": {**asdict(config), "max_minutes": None, "checkpoint_steps": 0},  # those two may change
         "processes": launch().num_processes,
         "teacher": None if teacher is None else data_fingerprint(teacher),
     }

@@ -58,6 +58,35 @@ def test_training_config_is_the_preset_where_nothing_else_is_asked(preset):
     assert preset.windows_per_batch * preset.batches_per_step == 4
 
 
+@pytest.mark.parametrize(
+    ("setting", "wrong"),
+    [
+        *[(name, float("nan")) for name in ("learning_rate", "max_minutes", "blur", "partial_share")],
+        *[("n_steps", 0), ("max_minutes", 0), ("max_minutes", -1.0), ("blur", 5), ("blur", -1)],
+        *[("partial_share", 7.0), ("teacher_share", 1.5), ("learning_rate", 0.0), ("learning_rate", "1e-3")],
+        *[("lora_rank", 10**6), ("lora_rank", True), ("margin_epochs", 10**6), ("n_steps", 1.5)],
+        *[("windows_per_batch", 0), ("checkpoint_steps", 0), ("seed", -1), ("learning_rate", float("inf"))],
+        ("n_steps", None),
+    ],
+)
+def test_a_setting_out_of_its_range_is_refused_by_name(setting, wrong):
+    with pytest.raises(ValueError, match=f"{setting} is .*expected a"):
+        ss.TrainingConfig(**{setting: wrong})
+
+
+@pytest.mark.parametrize(
+    "weights", [(1.0, 2.0), (1.0, 2.0, float("nan"), 1.0, 1.0), (1.0, -2.0, 1.0, 1.0, 1.0)]
+)
+def test_class_weights_are_five_positive_numbers(weights):
+    with pytest.raises(ValueError, match="class weight"):
+        ss.TrainingConfig(class_weights=weights)
+
+
+def test_a_base_may_be_a_path(tmp_path):
+    assert ss.TrainingConfig(base=tmp_path).base == str(tmp_path)
+    assert ss.TrainingConfig().max_minutes is None
+
+
 def test_trainer_gets_the_presets_settings(tmp_path):
     arguments = training_arguments(ss.TrainingConfig(), tmp_path)
     for name, value in CPU.trainer_settings().items():
