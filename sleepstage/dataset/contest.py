@@ -23,7 +23,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from ..features.catalogue import BANDS_HZ, INDEX, missing_features
+from ..features.catalogue import BANDS_HZ, INDEX, describe_features, missing_features
 from ..features.extract import extract_features
 from ..features.spectral import spectrum_features
 from ..recordings.quality import check_peak_to_peak
@@ -143,8 +143,8 @@ def read_contest(folder: str | Path) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        A feature table as :func:`sleepstage.extract_features` gives it. Of spectrograms it has the spectral
-        features only; the log says which are missing and why
+        A feature table as :func:`sleepstage.extract_features` gives it, without the features that need a
+        whole night. Of spectrograms it has the spectral features only; the log says which are missing and why
         (:func:`sleepstage.missing_features`). Beside them stand
         ``delta_power_change`` to ``gamma_power_change``, how a band's power changes within the epoch: the
         standard deviation, over the spectrogram's columns, of its natural logarithm. ``epoch`` is the file's
@@ -180,7 +180,7 @@ def read_contest(folder: str | Path) -> pd.DataFrame:
     missing = missing_features(table)
     for reason in missing.unique():
         names = ", ".join(missing.index[missing == reason])
-        log.warning("not available from spectrograms: %s (%s)", names, reason)
+        log.warning("not available from these files: %s (%s)", names, reason)
     return table
 
 
@@ -210,7 +210,9 @@ def _read(file: Path) -> NDArray[np.float64]:
 
 def _of_signals(arrays: list[np.ndarray], stages: NDArray[np.int8], folder: Path) -> pd.DataFrame:
     # The folder's name is used only in the error message about a wrong unit. The caller sets the index later.
-    return extract_features(Recording(1e6 * np.stack(arrays), SFREQ_HZ, stages, "", str(folder), "contest"))
+    table = extract_features(Recording(1e6 * np.stack(arrays), SFREQ_HZ, stages, "", str(folder), "contest"))
+    # The files are not one night: they are of several people, and epochs between them are missing.
+    return table.drop(columns=describe_features().query("family == 'filtered'").index)
 
 
 def _of_spectrograms(arrays: list[np.ndarray], stages: NDArray[np.int8], folder: Path) -> pd.DataFrame:

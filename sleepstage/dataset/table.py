@@ -152,9 +152,10 @@ def save_table(table: pd.DataFrame, path: str | Path) -> Path:
 def load_table(path: str | Path) -> pd.DataFrame:
     """Read a feature table written by :func:`save_table`, or a published one of the same layout.
 
-    The ten columns of the published 58-subject table, in volts, get this package's names and
-    microvolts (:data:`sleepstage.features.catalogue.PUBLISHED_TABLE_COLUMNS`), and ``rfft_rest_uv2``
-    beside them.
+    The ten columns of the published 58-subject table, in volts, and the ten without a unit where it has
+    them, get this package's names and microvolts
+    (:data:`sleepstage.features.catalogue.PUBLISHED_TABLE_COLUMNS`). ``rfft_rest_uv2`` and ``ptp_uv`` follow
+    from them and stand beside them.
 
     Raises
     ------
@@ -381,12 +382,13 @@ def data_fingerprint(table: pd.DataFrame) -> str:
 def _in_our_units(table: pd.DataFrame) -> pd.DataFrame:
     """Turn the columns of the published table, in volts, into ours in microvolts; leave any other table."""
     published = catalogue.PUBLISHED_TABLE_COLUMNS
-    if set(table.columns) != set(published):
+    in_volts = {column for column, (_, factor) in published.items() if factor != 1}
+    if not in_volts <= set(table.columns) <= set(published):
         return table
-    ours = {name: factor * table[column].astype(float) for column, (name, factor) in published.items()}
+    ours = {published[name][0]: published[name][1] * table[name].astype(float) for name in table.columns}
     bands = [ours[f"rfft_{band}_uv2"] for band in catalogue.RFFT_BANDS_HZ]
     rest = rfft_rest(ours["energy_uv2"], ours["mean_uv"], bands, catalogue.PUBLISHED_N_SAMPLES)
-    return pd.DataFrame({**ours, "rfft_rest_uv2": rest})
+    return pd.DataFrame({**ours, "rfft_rest_uv2": rest, "ptp_uv": ours["max_uv"] - ours["min_uv"]})
 
 
 def _plain_array(values: pd.Index) -> np.ndarray:

@@ -1,7 +1,7 @@
 """What the features of an epoch are: their order, units, meanings and sources.
 
-The catalogue is the file ``catalogue.tsv``, one row a feature. ``time_domain.py`` and ``spectral.py``
-compute what is listed there, with the bands, ratios and wavelet scales of this module.
+The catalogue is the file ``catalogue.tsv``, one row a feature. ``time_domain.py``, ``spectral.py`` and
+``log_power.py`` compute what is listed there, with the bands, ratios and wavelet scales of this module.
 """
 
 from collections.abc import Iterable
@@ -49,6 +49,10 @@ RFFT_BANDS_HZ: dict[str, tuple[float, float]] = {
 """The bands of the published 58-subject table. They differ from `BANDS_HZ`: alpha and beta meet at 13 Hz."""
 
 
+FILTERED_BANDS: tuple[str, ...] = ("delta", "theta", "alpha", "sigma", "beta")
+"""The bands of `BANDS_HZ` that the filter of ``log_power.py`` lets pass."""
+
+
 RATIOS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "delta_theta_ratio": (("delta",), ("theta",)),
     "delta_alpha_ratio": (("delta",), ("alpha",)),
@@ -90,12 +94,15 @@ PUBLISHED_TABLE_COLUMNS: dict[str, tuple[str, float]] = {
     "theta": ("rfft_theta_uv2", 1e12),
     "alpha": ("rfft_alpha_uv2", 1e12),
     "beta": ("rfft_beta_uv2", 1e12),
+    **{f"log_{band}": (f"{band}_log_power", 1) for band in FILTERED_BANDS},
+    **{f"rel_{band}": (f"{band}_share", 1) for band in FILTERED_BANDS},
 }
 """Column of the published 58-subject table → our feature, and the factor from V or V² to µV or µV².
 
-The table is that of the repository
-ArthuuRRRRR/Metaheuristic-Hyperparameter-Optimization-for-Subject-Independent-Single-Channel-EEG-Sleep-Staging
-(MIT), computed from Sleep-EDF Expanded.
+The first ten columns are in volts; they are those of the repository
+ArthuuRRRRR/Metaheuristic-Hyperparameter-Optimization-for-Subject-Independent-Single-Channel-EEG-Sleep-Staging.
+The other ten have no unit, and a table may lack them; they are those of rohnns/automated-sleep-staging. Both
+repositories (MIT) computed them from Sleep-EDF Expanded.
 """
 
 
@@ -117,7 +124,8 @@ def describe_features(names: Iterable[str] | None = None) -> pd.DataFrame:
     -------
     pandas.DataFrame
         Indexed by ``feature``, with the string columns ``family`` (time, hjorth, wavelet, moment,
-        spectral), ``unit``, ``meaning`` and ``source``. A unit of ``1`` is a number without dimension.
+        spectral, filtered), ``unit``, ``meaning`` and ``source``. A unit of ``1`` is a number without
+        dimension.
 
     Raises
     ------
@@ -128,6 +136,7 @@ def describe_features(names: Iterable[str] | None = None) -> pd.DataFrame:
     -----
     Features that begin with ``rfft_`` come from the Fourier transform of the whole epoch. The other spectral
     features are taken over 0.5–40 Hz of Welch's spectrum, or of the spectrogram where there is no signal.
+    The family ``filtered`` is relative to the variance of the whole recording, so no gain moves it.
 
     Examples
     --------
@@ -169,6 +178,7 @@ def missing_features(table: pd.DataFrame) -> pd.Series:
     reasons = {
         "spectral": "needs a finer spectrum than this table was made from",
         "wavelet": "needs the signal; a power spectrogram has lost the phase",
+        "filtered": "needs the signal of the whole night without a gap",
     }
     family = describe_features()["family"].drop(index=list(table.columns), errors="ignore")
     return family.map(reasons).fillna("needs the signal's samples").rename("reason")

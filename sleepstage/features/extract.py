@@ -1,4 +1,4 @@
-"""From a recording to its feature table: all five families, and the quality of each epoch."""
+"""From a recording to its feature table: all six families, and the quality of each epoch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pandas as pd
 
 from ..stages import UNSCORED
 from .catalogue import INDEX
+from .log_power import log_power_features
 from .spectral import spectral_features
 from .time_domain import hjorth_features, moment_features, time_features, wavelet_features
 
@@ -38,6 +39,7 @@ def extract_features(recording: Recording) -> pd.DataFrame:
         **wavelet_features(eeg_uv),
         **moment_features(eeg_uv),
         **spectral_features(eeg_uv, recording.sfreq_hz),
+        **log_power_features(eeg_uv, recording.sfreq_hz, recording.quality == "ok"),
     }
     levels = [[recording.subject], [recording.recording], range(recording.n_epochs)]
     table = pd.DataFrame(features, index=pd.MultiIndex.from_product(levels, names=INDEX))

@@ -89,7 +89,7 @@ def test_what_is_missing_is_said_while_reading(tmp_path, night, caplog):
     (tmp_path / "0").mkdir()
     np.save(tmp_path / "0" / "a-1.npy", spectrogram(night.eeg_uv[0]))
     contest.read_contest(tmp_path)
-    assert "not available from spectrograms: mean_uv, std_uv" in caplog.text
+    assert "not available from these files: mean_uv, std_uv" in caplog.text
     assert "needs the signal's samples" in caplog.text and "has lost the phase" in caplog.text
 
 

@@ -80,7 +80,8 @@ def test_the_file_holds_what_the_contract_names_and_no_pickle(tmp_path):
         assert set(file.files) == KEYS | {"definitions_version"}
 
 
-def test_a_published_table_gets_our_names_and_microvolts(tmp_path):
+@pytest.mark.parametrize("n_columns", [10, 20])
+def test_a_published_table_gets_our_names_and_microvolts(n_columns, tmp_path):
     x = 30e-6 * np.random.default_rng(1).normal(size=(4, 3000)) + 2e-6  # volts
     power, hz = np.abs(np.fft.rfft(x)) ** 2, np.fft.rfftfreq(3000, 0.01)
     bands = {"delta": (0.5, 4), "theta": (4, 8), "alpha": (8, 13), "beta": (13, 30)}
@@ -89,6 +90,8 @@ def test_a_published_table_gets_our_names_and_microvolts(tmp_path):
         "energy": (x**2).sum(1),
         **{name: power[:, (hz >= lo) & (hz <= hi)].sum(1) for name, (lo, hi) in bands.items()},
     }
+    filtered = [f"{kind}_{band}" for kind in ("log", "rel") for band in (*bands, "sigma")]
+    columns |= {name: np.arange(4.0) + i for i, name in enumerate(filtered[: n_columns - 10])}
     path = tmp_path / "published.npz"
     np.savez(
         path,
@@ -104,7 +107,11 @@ def test_a_published_table_gets_our_names_and_microvolts(tmp_path):
         **{"mean_uv": 1e6 * x.mean(1), "std_uv": 1e6 * x.std(1), "var_uv2": 1e12 * x.var(1)},
         **{"min_uv": 1e6 * x.min(1), "max_uv": 1e6 * x.max(1), "energy_uv2": 1e12 * (x**2).sum(1)},
         **{f"rfft_{band}_uv2": 1e12 * columns[band] for band in bands},
+        "ptp_uv": 1e6 * np.ptp(x, axis=1),
     }
+    if n_columns == 20:  # these have no unit
+        expected |= {f"{band}_log_power": columns[f"log_{band}"] for band in (*bands, "sigma")}
+        expected |= {f"{band}_share": columns[f"rel_{band}"] for band in (*bands, "sigma")}
     within = (hz > 0) & ~np.isin(hz, [4, 8, 13]) & ((hz < 0.5) | (hz > 30))
     twice = np.isin(hz, [4, 8, 13])  # bins that two bands share
     expected["rfft_rest_uv2"] = 1e12 * (power[:, within].sum(1) - power[:, twice].sum(1) - power[:, -1] / 2)

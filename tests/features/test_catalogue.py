@@ -13,6 +13,7 @@ from sleepstage.features.catalogue import (
     WAVELET_SCALES_HZ,
     describe_features,
 )
+from sleepstage.features.log_power import log_power_features
 from sleepstage.features.spectral import spectral_features
 from sleepstage.features.time_domain import hjorth_features, moment_features, time_features, wavelet_features
 
@@ -20,7 +21,7 @@ from sleepstage.features.time_domain import hjorth_features, moment_features, ti
 def test_description_is_complete():
     described = describe_features()
     assert len(described) >= 60 and described.index.is_unique
-    assert set(described["family"]) == {"time", "hjorth", "wavelet", "moment", "spectral"}
+    assert set(described["family"]) == {"time", "hjorth", "wavelet", "moment", "spectral", "filtered"}
     assert not described.isna().any(axis=None)
     assert (described.map(str.strip) != "").all(axis=None)
     assert set(ours for ours, _ in PUBLISHED_TABLE_COLUMNS.values()) <= set(described.index)
@@ -34,6 +35,7 @@ def test_families_give_the_features_described_under_their_name():
         "wavelet": wavelet_features(x),
         "moment": moment_features(x),
         "spectral": spectral_features(x, SFREQ_HZ),
+        "filtered": log_power_features(x, SFREQ_HZ, [True, True]),
     }
     found = [(name, family) for family, features in families.items() for name in features]
     assert found == list(describe_features()["family"].items())
