@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import psutil
 
 DATA_DIR: Path = Path(__file__).parent / "data"
 """The folder of the data that ship with the package."""
@@ -34,13 +36,24 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         Writes the content into the open file that it is given.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.iterdir():  # by a call that was killed
+        number = left.name.removeprefix(f"{path.name}.partial")
+        if number != left.name and number.isdecimal() and not psutil.pid_exists(int(number)):
+            left.unlink(missing_ok=True)
     partial = path.with_name(f"{path.name}.partial{os.getpid()}")
     try:
         with partial.open("wb") as file:
             write(file)
+        _reach_the_disk(partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _reach_the_disk(path: Path) -> None:
+    """Wait until a file is on the disk: what it replaces is lost in a power cut otherwise."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -49,9 +62,40 @@ def write_json(path: Path, content: Any) -> None:
     write_whole(path, lambda file: file.write(text.encode()))
 
 
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object, as all of ours do, or raise a ValueError that names the file."""
+    with naming(path, "a JSON file of names and values"):
+        _check_size(Path(path).stat().st_size)
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except RecursionError as error:
+            raise ValueError("brackets too deep") from error
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}")
+        return content
+
+
+@contextmanager
+def naming(path: str | Path, expected: str) -> Iterator[None]:
+    """Name a file in the error over its content, and turn what wrong content raises into a ValueError."""
+    try:
+        yield
+    except (TypeError, AttributeError, KeyError, ValueError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{path} is not {expected}: {reason}") from error
+
+
+LARGEST_BYTES = 500_000_000
+"""What is read from a file may be as large in memory.
+
+As features these are 1,600 nights, as a signal two weeks. A small compressed file can hold much more than a
+computer's memory.
+"""
+
+
+def _check_size(n_bytes: int) -> None:
+    if n_bytes > LARGEST_BYTES:
+        raise ValueError(f"it holds {n_bytes:,} bytes, expected at most {LARGEST_BYTES:,}")
 
 
 def write_npz(path: Path, arrays: dict[str, Any]) -> None:
@@ -60,15 +104,34 @@ def write_npz(path: Path, arrays: dict[str, Any]) -> None:
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """Read the arrays of an ``.npz`` without pickle, or raise a ValueError that names the file."""
+    """Read the arrays of an ``.npz`` without pickle, or raise a ValueError that names the file.
+
+    Sizes are checked before anything is unpacked (`LARGEST_BYTES`).
+    """
     try:
-        # If a file is no archive, np.load thinks that it is a pickle, and its message suggests an unsafe way.
-        with path.open("rb") as source, np.lib.npyio.NpzFile(source, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            _check_size(sum(member.file_size for member in members))
+            return {member.filename.removesuffix(".npy"): _read_array(archive, member) for member in members}
     except (MemoryError, PermissionError):  # the file may be whole
         raise
     except Exception as error:  # numpy and zipfile raise errors of many kinds, SyntaxError among them
         raise ValueError(f"{path} is not a complete .npz file of plain arrays ({error})") from error
+
+
+_READ_HEADER = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    with archive.open(member) as file:
+        shape, _, dtype = _READ_HEADER[np.lib.format.read_magic(file)](file)
+    if math.prod(shape) * max(1, dtype.itemsize) > member.file_size:  # numpy would ask for all of it at once
+        raise ValueError(f"{member.filename} is said to have the shape {shape} and is smaller")
+    with archive.open(member) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def as_numbers(value: Any, name: str, path: Path) -> np.ndarray:
@@ -180,6 +243,9 @@ def replacing(folder: str | Path, contents: Contents, keep: Iterable[str | Path]
     new.mkdir(parents=True)
     try:
         yield new
+        for path in new.rglob("*"):
+            if path.is_file():
+                _reach_the_disk(path)
         check_replaceable(folder, contents, keep)  # writing may have taken long
         remove_ours(aside, contents)  # of a call that was killed at its very end
         if folder.exists():

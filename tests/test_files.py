@@ -1,19 +1,24 @@
 from __future__ import annotations
 
+import io
 import json
+import os
 import shutil
 import subprocess
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from sleepstage import files
 from sleepstage.__main__ import main
 from sleepstage.evaluation.baselines import majority_baseline
 from sleepstage.files import (
     Contents,
     check_replaceable,
+    read_json,
     read_npz,
     replacing,
     write_json,
@@ -55,6 +60,55 @@ def test_what_is_no_npz_is_refused_without_advice_to_load_it_unsafely(tmp_path):
     with pytest.raises(ValueError, match="table.npz is not a complete .npz file") as refused:
         read_npz(path)
     assert "pickle" not in str(refused.value)
+
+
+def test_what_would_unpack_to_more_than_the_limit_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    write_npz(tmp_path / "small.npz", {"a": np.zeros(500, np.uint8)})
+    write_npz(tmp_path / "large.npz", {"a": np.zeros(500, np.uint8), "b": np.zeros(500, np.uint8)})
+    assert (tmp_path / "large.npz").stat().st_size < 1000
+    monkeypatch.setattr(files, "LARGEST_BYTES", 1000)
+    assert read_npz(tmp_path / "small.npz")["a"].size == 500
+    with pytest.raises(ValueError, match="large.npz.*1,256 bytes, expected at most 1,000"):
+        read_npz(tmp_path / "large.npz")
+    (tmp_path / "large.json").write_text(" " * 2000 + "{}")
+    with pytest.raises(ValueError, match="large.json.*2,002 bytes"):
+        read_json(tmp_path / "large.json")
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [((10**12,), "<f8"), ((2**60, 8), "<f8"), ((10**12,), "|S0")])
+def test_an_array_that_is_smaller_than_it_says_is_refused(shape, dtype, tmp_path):
+    """numpy asks for all of the memory first."""
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": dtype, "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(tmp_path / "t.npz", "w") as archive:
+        archive.writestr("a.npy", stream.getvalue() + bytes(64))
+    with pytest.raises(ValueError, match="t.npz.*is smaller"):
+        read_npz(tmp_path / "t.npz")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("[]", "a list"), ("{", "property name"), ("[" * 10**5, "too deep"), ('{"a": "\xff"}', "codec")],
+)
+def test_what_is_no_json_object_is_refused_by_name(text, reason, tmp_path):
+    (tmp_path / "train.json").write_bytes(text.encode("latin1"))
+    with pytest.raises(ValueError, match=f"train.json is not a JSON file.*{reason}"):
+        read_json(tmp_path / "train.json")
+
+
+def test_what_killed_calls_left_is_swept_by_the_next(tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    names = [
+        f"a.json.partial{ended.pid}",
+        f"a.json.partial{os.getppid()}",
+        "a.json.partial",
+        "a.json.partial1b",
+    ]
+    for name in names:
+        (tmp_path / name).touch()
+    write_json(tmp_path / "a.json", {})
+    assert {path.name for path in tmp_path.iterdir()} == {"a.json", *names[1:]}
 
 
 def test_a_link_keeps_leading_to_the_folder(tmp_path):

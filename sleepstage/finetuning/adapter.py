@@ -175,7 +175,7 @@ def merge(adapter: str | Path, folder: str | Path, base: str | Path | None = Non
         model.save_pretrained(scratch, save_original_format=False)  # not in NF4, if the base came so
         loaded.tokenizer.save_pretrained(scratch)
         for name in OWN_FILES:
-            shutil.copy2(adapter / name, scratch)
+            shutil.copyfile(adapter / name, scratch / name)  # not with the rights of a file to read only
     return folder
 
 
