@@ -11,6 +11,7 @@ do not change it. If it compares a value with the training subjects, the rest of
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,8 +21,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..features.catalogue import DEFINITIONS_VERSION, NIGHT, describe_features, feature_columns
-from ..files import read_json, write_json
+from ..features.catalogue import (
+    DEFINITIONS_VERSION,
+    INDEX,
+    META_COLUMNS,
+    NIGHT,
+    describe_features,
+    feature_columns,
+)
+from ..files import check_number, naming, read_json, write_json
 from ..stages import STAGES
 from .table import share_within_night
 
@@ -80,6 +88,14 @@ class Digit:
     def __post_init__(self) -> None:
         if self.level not in ("night", "cohort"):
             raise ValueError(f"level is {self.level!r}, expected 'night' or 'cohort'")
+        names = self.column.split("/") if isinstance(self.column, str) else []
+        if not 1 <= len(names) <= 2 or not all(names):
+            raise ValueError(f"column is {self.column!r}, expected a feature or a ratio of two, 'a/b'")
+        if answers := {*META_COLUMNS, *INDEX}.intersection(names):
+            raise ValueError(
+                f"a digit may not say {answers.pop()!r}: digits come from features only, or the model would "
+                "read what it is asked for"
+            )
 
     def values(self, table: pd.DataFrame) -> np.ndarray:
         """Give the column's values (n_epochs,), NaN where they are missing or not finite."""
@@ -125,13 +141,20 @@ class PromptSpec:
     bidirectional: bool = False
 
     def __post_init__(self) -> None:
-        if not self.digits:
-            raise ValueError("a prompt needs at least one digit, got none")
+        check_number(len(self.digits), "the number of digits", 1, 64, whole=True)
         uncut = [d.column for d in self.digits if d.level == "cohort" and d.column not in self.cuts]
         if uncut:
             raise ValueError(f"cohort digits {uncut} have no cut points; make the prompt with PromptSpec.fit")
-        if len(self.labels) != len(STAGES):
-            raise ValueError(f"got {len(self.labels)} label words, expected one for each of {STAGES}")
+        for column, cuts in self.cuts.items():
+            for cut in cuts:
+                check_number(cut, f"a cut point of {column}", -math.inf)
+            if len(cuts) != N_LEVELS - 1 or list(cuts) != sorted(cuts):
+                raise ValueError(f"the cut points of {column} are {cuts}, expected {N_LEVELS - 1} that rise")
+        if len({label for label in self.labels if isinstance(label, str)}) != len(STAGES):
+            raise ValueError(f"label words are {self.labels}, expected a different one for each of {STAGES}")
+        check_number(
+            self.window, "window", 1, 1000, whole=True
+        )  # eight hours; attention grows with its square
         if not 0 <= self.look_ahead < self.window:
             raise ValueError(f"look_ahead is {self.look_ahead}, expected 0 to window − 1 = {self.window - 1}")
 
@@ -196,7 +219,8 @@ class PromptSpec:
         Raises
         ------
         ValueError
-            If the file is of another format, or its features were defined otherwise than now.
+            If the file is of another format, its features were defined otherwise than now, or what it says
+            is impossible.
         """
         content = read_json(path)
         found = {name: content.pop(name, None) for name in VERSIONS}
@@ -205,10 +229,11 @@ class PromptSpec:
                 f"{path} was written with {found}, this package has {VERSIONS}; make the prompt and the "
                 "adapter anew, or use the version of the package that wrote them"
             )
-        content["digits"] = tuple(Digit(**digit) for digit in content["digits"])
-        content["cuts"] = {name: tuple(cuts) for name, cuts in content["cuts"].items()}
-        content["labels"] = tuple(content["labels"])
-        return cls(**content)
+        with naming(path, "a prompt that sleepstage reads"):
+            content["digits"] = tuple(Digit(**digit) for digit in content["digits"])
+            content["cuts"] = {name: tuple(cuts) for name, cuts in content["cuts"].items()}
+            content["labels"] = tuple(content["labels"])
+            return cls(**content)
 
 
 def default_digits(train_table: pd.DataFrame) -> tuple[Digit, ...]:

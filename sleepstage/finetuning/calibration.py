@@ -17,8 +17,11 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import GroupKFold
 
 from ..dataset.table import consecutive_runs
-from ..files import read_json, write_json
+from ..files import check_number, naming, read_json, write_json
 from ..stages import STAGES, UNSCORED, answered, proba_array
+
+TEMPERATURES = (0.05, 20.0)
+STRONGEST = 10.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,21 @@ class HypnogramPrior:
     strength: float = 0.0
     fitted_on: tuple[Any, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Refuse what is no probability, and a temperature or strength with which an answer would underflow.
+
+        Within these bounds the smallest product is 1e-6^20 · (1e-9)^10, which a double can hold.
+        """
+        for name, row in [("shares", self.shares), *(("transitions", row) for row in self.transitions)]:
+            for share in row:
+                check_number(share, f"one of the {name}", 1e-9, 1)
+            if len(row) != len(STAGES) or abs(sum(row) - 1) > 1e-3:
+                raise ValueError(f"{name} are {row}, expected {len(STAGES)} shares with the sum 1")
+        if len(self.transitions) != len(STAGES):
+            raise ValueError(f"got {len(self.transitions)} rows of transitions, expected {len(STAGES)}")
+        check_number(self.temperature, "temperature", *TEMPERATURES)
+        check_number(self.strength, "strength", 0, STRONGEST)
+
     @classmethod
     def from_table(cls, table: pd.DataFrame) -> Self:
         """Count transitions between neighbouring scored epochs of a table; one is added to every count."""
@@ -67,10 +85,17 @@ class HypnogramPrior:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a prior written by :meth:`save`."""
+        """Read a prior written by :meth:`save`.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged, or its numbers are impossible.
+        """
         content = read_json(path)
-        content["transitions"] = tuple(map(tuple, content["transitions"]))
-        return cls(**{**content, **{name: tuple(content[name]) for name in ("shares", "fitted_on")}})
+        with naming(path, "a prior that sleepstage reads"):
+            content["transitions"] = tuple(map(tuple, content["transitions"]))
+            return cls(**{**content, **{name: tuple(content[name]) for name in ("shares", "fitted_on")}})
 
     def apply(self, proba: pd.DataFrame) -> pd.DataFrame:
         """Give the hypnodensity (n_epochs, 5) after temperature and prior; nothing crosses a gap.
@@ -113,7 +138,8 @@ class HypnogramPrior:
 
     def _with(self, parameters: np.ndarray) -> Self:
         log_temperature, strength = parameters
-        return replace(self, temperature=float(np.exp(log_temperature)), strength=float(max(strength, 0.0)))
+        temperature = np.clip(np.exp(log_temperature), *TEMPERATURES)
+        return replace(self, temperature=float(temperature), strength=float(np.clip(strength, 0, STRONGEST)))
 
 
 def cross_fitted(prior: HypnogramPrior, stages: pd.Series, proba: pd.DataFrame) -> pd.DataFrame:

@@ -196,8 +196,15 @@ def test_another_version_of_the_format_or_of_the_features_is_refused(tmp_path, k
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"digits": ()}, "at least one digit"),
-        ({"labels": (" Wake", " REM")}, "got 2 label words"),
+        ({"digits": ()}, "number of digits is 0, expected a whole number from 1"),
+        ({"labels": (" Wake", " REM")}, "a different one for each"),
+        ({"labels": (*" Wake Light Deep".split(), " REM", " REM")}, "a different one for each"),
+        ({"labels": (*" Wake Light Deep".split(), " REM", 5)}, "a different one for each"),
+        ({"window": 10**9}, "window is 1000000000, expected a whole number from 1 to 1000"),
+        ({"window": 24.5}, "window is 24.5"),
+        ({"cuts": {"x": (1.0, 2.0)}}, "cut points of x are .* expected 8 that rise"),
+        ({"cuts": {"x": (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 7.0)}}, "expected 8 that rise"),
+        ({"cuts": {"x": (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, float("nan"))}}, "a cut point of x is nan"),
         ({"window": 6, "look_ahead": 6}, "look_ahead is 6, expected 0 to window − 1 = 5"),
         ({"look_ahead": -1}, "look_ahead is -1"),
     ],
@@ -207,6 +214,39 @@ def test_settings_that_cannot_work_are_refused(settings, message):
         PromptSpec(**{"digits": (Digit("x"),)} | settings)
     with pytest.raises(ValueError, match="level is 'subject'"):
         Digit("x", "subject")
+
+
+@pytest.mark.parametrize("column", ["stage", "quality", "x/stage", "stage/x", "epoch", "subject"])
+def test_a_digit_may_not_say_the_answer_or_the_clock(column, tmp_path):
+    with pytest.raises(ValueError, match="digits come from features only"):
+        Digit(column)
+    path = PromptSpec(digits=(Digit("std_uv"),)).save(tmp_path / "prompt.json")
+    path.write_text(path.read_text().replace("std_uv", column))
+    with pytest.raises(ValueError, match="prompt.json is not a prompt.*digits come from features only"):
+        PromptSpec.load(path)
+
+
+@pytest.mark.parametrize("column", ["", "x/", "/x", "x/y/z", None])
+def test_a_digit_is_a_feature_or_a_ratio_of_two(column):
+    with pytest.raises(ValueError, match="expected a feature or a ratio of two"):
+        Digit(column)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *[{"digits": value} for value in (7, [7], [{"column": "x", "colour": 1}], [{}], {"column": "x"})],
+        *[{"cuts": value} for value in ([], {"x": 7}, {"x": ["a"] * 8})],
+        *[{"labels": value} for value in (7, [[1], 2, 3, 4, 5])],
+        *[{"window": value} for value in ("40", None, True)],
+        {"colour": "red"},
+    ],
+)
+def test_a_file_of_another_shape_is_refused_by_name(wrong, tmp_path):
+    path = PromptSpec(digits=(Digit("std_uv"),)).save(tmp_path / "prompt.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | wrong))
+    with pytest.raises(ValueError, match="prompt.json is not a prompt"):
+        PromptSpec.load(path)
 
 
 # ---------------------------------------------------------------- text

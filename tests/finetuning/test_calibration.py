@@ -1,6 +1,7 @@
 """Temperature and hypnogram prior, checked against all paths of a short night."""
 
 import itertools
+import json
 
 import numpy as np
 import pandas as pd
@@ -116,6 +117,36 @@ def test_saved_and_loaded_it_is_the_same(tmp_path):
     prior = a_prior(temperature=1.3, strength=0.7, fitted_on=(2, "own"))
     prior.save(tmp_path / "prior.json")
     assert HypnogramPrior.load(tmp_path / "prior.json") == prior
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *[{"temperature": value} for value in (float("nan"), -1.0, 0.0, 1e-300, float("inf"), "1", None)],
+        *[{"strength": value} for value in (float("nan"), -0.1, 1e6)],
+        *[{"shares": value} for value in ([0.2] * 4, [1.0, 0, 0, 0, 0], [0.3] * 5, 0.2, [float("nan")] * 5)],
+        *[
+            {"transitions": value}
+            for value in ([[0.2] * 5] * 4, [[0.2] * 4] * 5, [[0.5] * 5] * 5, 1, [1] * 5)
+        ],
+        *[{"fitted_on": 5}, {"colour": "red"}],
+    ],
+)
+def test_an_impossible_prior_is_refused_by_name(wrong, tmp_path):
+    path = tmp_path / "prior.json"
+    a_prior().save(path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | wrong))
+    with pytest.raises(ValueError, match="prior.json is not a prior"):
+        HypnogramPrior.load(path)
+
+
+def test_the_extremes_that_are_allowed_give_probabilities():
+    """The surest answers with the strongest prior against them."""
+    proba = hypnodensity(range(50))
+    proba.iloc[:] = np.eye(5)[np.arange(50) % 5]
+    rare = tuple(tuple(np.where(row, 1 - 4e-9, 1e-9).tolist()) for row in np.eye(5))
+    prior = HypnogramPrior(rare, (0.2,) * 5, temperature=0.05, strength=10.0)
+    assert_allclose(prior.apply(proba).sum(axis=1), 1)
 
 
 def people(n_subjects, sharpness=1.0):
