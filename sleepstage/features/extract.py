@@ -32,7 +32,7 @@ def extract_features(recording: Recording) -> pd.DataFrame:
         :func:`describe_features`, then ``stage`` (int8, -1 where unscored) and ``quality`` (the recording's).
         An epoch whose quality is not ``"ok"`` has NaN in every feature.
     """
-    eeg_uv = recording.eeg_uv.astype(np.float64)
+    eeg_uv = recording.eeg_uv
     features = {
         **time_features(eeg_uv),
         **hjorth_features(eeg_uv),

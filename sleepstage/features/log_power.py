@@ -10,19 +10,19 @@ from functools import cache
 
 import mne
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
-from scipy import fft, integrate, signal
+from scipy import fft
 
 from .catalogue import BANDS_HZ, FILTERED_BANDS
-from .time_domain import as_epochs, undefined_is_nan
+from .spectral import band_power, segment_spectra
+from .time_domain import as_epochs, pieces, undefined_is_nan
 
 FILTER_HZ = (0.5, 30.0)
 """Pass band of the filter; it has the defaults of :func:`mne.filter.filter_data`."""
 
 FLOOR = 1e-10
 """Added to a power before its logarithm, so that no power at all gives a number."""
-
-EPOCHS_AT_ONCE = 32  # so many fit into the processor's cache
 
 
 @undefined_is_nan
@@ -57,17 +57,20 @@ def log_power_features(
     The variance is that of all usable epochs. When the recording is cut elsewhere, all log powers of a band
     shift by the same constant; the shares stay.
     """
-    x = as_epochs(eeg_uv)
-    usable = np.asarray(usable, dtype=bool)
-    powers = np.full((len(x), len(FILTERED_BANDS)), np.nan)
-    total, squares = 0.0, 0.0
+    x, usable = as_epochs(eeg_uv), np.asarray(usable, dtype=bool)
+    spectra, total, squares = [], 0.0, 0.0
     for start, stop in _runs(usable):
-        for rows, filtered in _filtered(x[start:stop], sfreq_hz):
+        for filtered in _filtered(x[start:stop], sfreq_hz):
             total += filtered.sum()
-            squares += (filtered**2).sum()
-            powers[start:stop][rows] = _band_powers(filtered, sfreq_hz)
-    n = usable.sum() * x.shape[1]
-    relative = powers.T / (squares / n - (total / n) ** 2)
+            squares += np.vecdot(filtered, filtered).sum()
+            freqs_hz, psd = _median_spectrum(filtered, sfreq_hz)
+            spectra.append(psd)
+    relative = np.full((len(FILTERED_BANDS), len(x)), np.nan)
+    if spectra:
+        psd = np.concatenate(spectra)
+        n = len(psd) * x.shape[1]
+        powers = [band_power(freqs_hz, psd, BANDS_HZ[band]) for band in FILTERED_BANDS]
+        relative[:, usable] = np.array(powers) / (squares / n - (total / n) ** 2)
     shares = relative / relative.sum(axis=0)
     return {
         **{f"{band}_log_power": np.log(relative[i] + FLOOR) for i, band in enumerate(FILTERED_BANDS)},
@@ -85,29 +88,33 @@ def _filter_taps(sfreq_hz: float) -> NDArray[np.float64]:
     return mne.filter.create_filter(None, sfreq_hz, *FILTER_HZ, verbose="error")
 
 
-def _filtered(x: NDArray[np.float64], sfreq_hz: float) -> Iterator[tuple[slice, NDArray[np.float64]]]:
-    """Filter consecutive epochs (n_epochs, n_samples), and give them a few rows at a time."""
-    taps = _filter_taps(sfreq_hz)
-    half, n = len(taps) // 2, x.shape[1]
-    flat = x.ravel()
-    before = 2 * flat[0] - flat[half:0:-1]
-    after = 2 * flat[-1] - flat[-2 : -half - 2 : -1]
-    with_ends = np.concatenate([before, flat, after])
-    windows = np.lib.stride_tricks.sliding_window_view(with_ends, n + 2 * half)[::n]
+def _filtered(x: NDArray, sfreq_hz: float) -> Iterator[NDArray[np.float64]]:
+    """Filter consecutive epochs (n_epochs, n_samples), and give some of them at once."""
+    taps, n = _filter_taps(sfreq_hz), x.shape[1]
+    half, flat = len(taps) // 2, x.reshape(-1)
+    if n <= half:
+        raise ValueError(
+            f"got epochs of {n} samples, expected more than {half}: the filter reaches {half} samples to "
+            "either side; give whole 30-s epochs"
+        )
     n_fft = fft.next_fast_len(n + 2 * half, real=True)
     response = fft.rfft(taps, n_fft)
-    for start in range(0, len(x), EPOCHS_AT_ONCE):
-        rows = slice(start, start + EPOCHS_AT_ONCE)
-        spectrum = fft.rfft(windows[rows], n_fft, axis=1) * response
-        yield rows, fft.irfft(spectrum, n_fft, axis=1)[:, 2 * half : 2 * half + n]
+    for rows in pieces(len(x)):
+        first, last = rows.start * n - half, rows.stop * n + half
+        beyond = max(0, -first), max(0, last - len(flat))
+        piece = flat[max(0, first) : last].astype(np.float64)
+        piece = np.pad(piece, beyond, mode="reflect", reflect_type="odd")
+        windows = sliding_window_view(piece, n + 2 * half)[::n]
+        spectrum = fft.rfft(windows, n_fft, axis=1) * response
+        yield fft.irfft(spectrum, n_fft, axis=1)[:, 2 * half : 2 * half + n]
 
 
-def _band_powers(filtered: NDArray[np.float64], sfreq_hz: float) -> NDArray[np.float64]:
-    segment = round(4 * sfreq_hz)
-    freqs_hz, psd = signal.welch(
-        filtered, sfreq_hz, "hamming", segment, detrend="constant", average="median", axis=1
-    )
-    inside = [
-        (freqs_hz >= low) & (freqs_hz <= high) for low, high in (BANDS_HZ[band] for band in FILTERED_BANDS)
-    ]
-    return np.stack([integrate.trapezoid(psd[:, band], freqs_hz[band], axis=1) for band in inside], axis=1)
+def _median_spectrum(filtered: NDArray[np.float64], sfreq_hz: float) -> tuple[NDArray, NDArray]:
+    """Compute the median of Welch's segments over its bias for noise (Allen et al. 2012, appendix B)."""
+    freqs_hz, density = segment_spectra(filtered, sfreq_hz, "hamming")
+    passed = freqs_hz <= FILTER_HZ[1]
+    ordered = np.sort(density[:, :, passed], axis=1)
+    n = density.shape[1]
+    middle = (ordered[:, (n - 1) // 2] + ordered[:, n // 2]) / 2
+    even = np.arange(2, n, 2)
+    return freqs_hz[passed], middle / (1 + (1 / (even + 1) - 1 / even).sum())

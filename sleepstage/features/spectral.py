@@ -3,12 +3,18 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 from scipy import fft, integrate, signal
-from scipy.stats import entropy, gmean
 
 from .catalogue import BANDS_HZ, BROAD_BAND_HZ, RATIOS, RFFT_BANDS_HZ
-from .time_domain import as_epochs, undefined_is_nan, without_mean
+from .time_domain import as_epochs, entropy_bits, pieces, some_at_once, undefined_is_nan, without_mean
+
+SLOW_DELTA_HZ = (0.5, 1.0)
+FAST_DELTA_HZ = (1.0, 4.0)
+
+APERIODIC_HZ = (2.0, 30.0)
+"""Where the spectrum's line is fitted: above the slow waves' bend, below the muscles."""
 
 WELCH_WINDOW_S = 4.0  # two periods of the slowest frequency of interest, 0.5 Hz
 
@@ -56,7 +62,14 @@ def spectral_features(eeg_uv: ArrayLike, sfreq_hz: float) -> dict[str, NDArray[n
     """
     x = as_epochs(eeg_uv)
     _check_spectrum_fits(x.shape[1], sfreq_hz)
-    return {**spectrum_features(*power_spectrum(x, sfreq_hz)), **_rfft_band_energies(x, sfreq_hz)}
+    freqs_hz, psd_uv2 = power_spectrum(x, sfreq_hz)
+    slow, fast = (band_power(freqs_hz, psd_uv2, band) for band in (SLOW_DELTA_HZ, FAST_DELTA_HZ))
+    return {
+        **spectrum_features(freqs_hz, psd_uv2),
+        "slow_fast_delta_ratio": slow / fast,
+        **_aperiodic_line(*_select_band(freqs_hz, psd_uv2, APERIODIC_HZ)),
+        **_rfft_band_energies(x, sfreq_hz),
+    }
 
 
 def power_spectrum(eeg_uv: ArrayLike, sfreq_hz: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -92,9 +105,47 @@ def power_spectrum(eeg_uv: ArrayLike, sfreq_hz: float) -> tuple[NDArray[np.float
     >>> float(freqs_hz[psd_uv2[0].argmax()])
     10.0
     """
-    x = as_epochs(eeg_uv)
-    window = min(x.shape[1], round(WELCH_WINDOW_S * sfreq_hz))
-    return signal.welch(without_mean(x), sfreq_hz, window="hann", nperseg=window, axis=1)
+    x, psd_uv2 = as_epochs(eeg_uv), []
+    for rows in pieces(len(x)):
+        epochs = without_mean(x[rows].astype(np.float64))
+        freqs_hz, density = segment_spectra(epochs, sfreq_hz, "hann")
+        psd_uv2.append(density.mean(axis=1))
+    return freqs_hz, np.concatenate(psd_uv2)
+
+
+def segment_spectra(x: NDArray[np.float64], sfreq_hz: float, window: str) -> tuple[NDArray, NDArray]:
+    """Compute the densities of Welch's segments: of 4 s, half of one shared with the next, without mean.
+
+    SciPy's `signal.welch` averages the same densities, and takes several times as long.
+
+    Parameters
+    ----------
+    x : ndarray, shape (n_epochs, n_samples)
+        Signal.
+    sfreq_hz : float
+        Sampling rate in Hz.
+    window : {"hann", "hamming"}
+        The window.
+
+    Returns
+    -------
+    freqs_hz : ndarray, shape (n_freqs,)
+        Frequencies from 0 to half the sampling rate.
+    density : ndarray, shape (n_epochs, n_segments, n_freqs)
+        In the signal's unit squared, per Hz.
+    """
+    n = min(x.shape[1], round(WELCH_WINDOW_S * sfreq_hz))
+    taper = signal.get_window(window, n)
+    segments = sliding_window_view(x, n, axis=1)[:, :: max(1, n - n // 2)]
+    spectra = fft.rfft(segments * taper, axis=2)
+    # Under these windows a constant has only two bins. The mean is taken out there, not of all samples.
+    spectra[:, :, :2] -= segments.mean(axis=2, keepdims=True) * fft.rfft(taper)[:2]
+    density = spectra.real**2
+    density += spectra.imag**2
+    density *= 2 / (sfreq_hz * np.vecdot(taper, taper))
+    once = [0, -1] if n % 2 == 0 else [0]  # bins without a negative frequency of their own
+    density[:, :, once] /= 2
+    return fft.rfftfreq(n, 1 / sfreq_hz), density
 
 
 @undefined_is_nan
@@ -128,8 +179,8 @@ def spectrum_features(freqs_hz: NDArray, psd_uv2: NDArray) -> dict[str, NDArray[
 
 def _power_features(freqs_hz: NDArray, psd: NDArray) -> dict[str, NDArray]:
     """Absolute, total and relative band powers, and their ratios."""
-    powers = {band: _power(freqs_hz, psd, limits) for band, limits in BANDS_HZ.items()}
-    total = _power(freqs_hz, psd, BROAD_BAND_HZ)
+    powers = {band: band_power(freqs_hz, psd, limits) for band, limits in BANDS_HZ.items()}
+    total = band_power(freqs_hz, psd, BROAD_BAND_HZ)
 
     def sum_of(bands: Sequence[str]) -> NDArray:
         return np.sum([powers[band] for band in bands], axis=0)
@@ -142,14 +193,24 @@ def _power_features(freqs_hz: NDArray, psd: NDArray) -> dict[str, NDArray]:
     }
 
 
-def _rfft_band_energies(x: NDArray, sfreq_hz: float) -> dict[str, NDArray]:
+def _aperiodic_line(freqs_hz: NDArray, psd: NDArray) -> dict[str, NDArray]:
+    """Fit a line to the decimal logarithms of density and frequency by least squares."""
+    x, y = np.log10(freqs_hz), np.log10(psd)
+    x_centred = x - x.mean()
+    slope = y @ x_centred / (x_centred @ x_centred)
+    return {"aperiodic_slope": slope, "aperiodic_offset": y.mean(axis=1) - slope * x.mean()}
+
+
+@some_at_once
+def _rfft_band_energies(x: NDArray[np.float64], sfreq_hz: float) -> dict[str, NDArray]:
     freqs_hz = fft.rfftfreq(x.shape[1], 1 / sfreq_hz)
-    energy = np.abs(fft.rfft(x, axis=1)) ** 2
+    spectrum = fft.rfft(x, axis=1)
+    energy = spectrum.real**2 + spectrum.imag**2
     bands = {
         f"rfft_{band}_uv2": _select_band(freqs_hz, energy, limits)[1].sum(axis=1)
         for band, limits in RFFT_BANDS_HZ.items()
     }
-    rest = rfft_rest((x**2).sum(axis=1), x.mean(axis=1), list(bands.values()), x.shape[1])
+    rest = rfft_rest(np.vecdot(x, x), x.mean(axis=1), list(bands.values()), x.shape[1])
     return {**bands, "rfft_rest_uv2": rest}
 
 
@@ -186,19 +247,22 @@ def rfft_rest(energy: NDArray, mean: NDArray, bands: Sequence[NDArray], n_sample
 def _shape_features(freqs_hz: NDArray, psd: NDArray) -> dict[str, NDArray]:
     """Entropy, peak, edges, centroid and flatness of a spectrum, (n_epochs, n_freqs)."""
     total = psd.sum(axis=1)
+    power = integrate.cumulative_trapezoid(psd, freqs_hz, axis=1, initial=0)
     return {
-        "spectral_entropy": entropy(psd, base=2, axis=1) / np.log2(len(freqs_hz)),
+        "spectral_entropy": entropy_bits(psd) / np.log2(len(freqs_hz)),
         "peak_frequency_hz": np.where(total > 0, freqs_hz[psd.argmax(axis=1)], np.nan),
-        "median_frequency_hz": _edge_frequency(freqs_hz, psd, 0.5),
-        "edge_frequency_95_hz": _edge_frequency(freqs_hz, psd, 0.95),
+        "median_frequency_hz": _edge_frequency(freqs_hz, power, 0.5),
+        "edge_frequency_95_hz": _edge_frequency(freqs_hz, power, 0.95),
         "spectral_centroid_hz": psd @ freqs_hz / total,
-        "spectral_flatness": gmean(psd, axis=1) / psd.mean(axis=1),
+        "spectral_flatness": np.exp(np.log(psd).mean(axis=1)) / psd.mean(axis=1),
     }
 
 
-def _edge_frequency(freqs_hz: NDArray, psd: NDArray, share: float) -> NDArray:
-    """Find the frequency below which `share` of the power lies, linear between bins; NaN without power."""
-    power = integrate.cumulative_trapezoid(psd, freqs_hz, axis=1, initial=0)
+def _edge_frequency(freqs_hz: NDArray, power: NDArray, share: float) -> NDArray:
+    """Find the frequency below which `share` of the power lies, linear between bins; NaN without power.
+
+    `power` is that below each frequency, (n_epochs, n_freqs).
+    """
     target = share * power[:, -1:]
     upper = np.clip((power < target).sum(axis=1), 1, len(freqs_hz) - 1)
     rows = np.arange(len(power))
@@ -213,7 +277,7 @@ def _select_band(freqs_hz: NDArray, spectrum: NDArray, band: tuple[float, float]
     return freqs_hz[inside], spectrum[:, inside]
 
 
-def _power(freqs_hz: NDArray, psd: NDArray, band: tuple[float, float]) -> NDArray:
+def band_power(freqs_hz: NDArray, psd: NDArray, band: tuple[float, float]) -> NDArray:
     """Integrate by trapezoids from edge to edge; a density between two bins is interpolated."""
     inside = (freqs_hz > band[0]) & (freqs_hz < band[1])
     at = np.concatenate([[band[0]], freqs_hz[inside], [band[1]]])
