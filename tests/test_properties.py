@@ -267,8 +267,10 @@ def one_stage_a_line(draw, folder):
     spelling = draw(st.sampled_from([str, lambda k: ss.STAGES[k], lambda k: TEXTS[k].upper()]))
     (folder / "h.txt").write_text("\n".join(spelling(int(stage_of(epoch))) for epoch in range(n_lines)))
     result = tried(align_stages, folder / "h.txt", None, n_epochs)
-    assert (result is not None) == (n_lines in (n_epochs, n_epochs + 1))
-    if result is not None:
+    other_lengths = [length for length in (20, 10, 5, 1) if 0 <= length * n_lines - 30 * n_epochs <= 30]
+    is_one_each = n_lines in (n_epochs, n_epochs + 1)
+    assert (result is not None) == (is_one_each or other_lengths != [])
+    if is_one_each:
         assert result[0].tolist() == stage_of(range(n_epochs)).tolist()
 
 

@@ -1,303 +1,274 @@
-"""Opening files: EDF, and the other formats that MNE reads, with errors that say what is wrong with a file.
+"""EDF, EDF+ and BDF files by their published layout: the header, one signal, annotations, times of records.
 
-A recording becomes one channel in microvolts, in which every sample is at its clock time. When a recording
-is paused, recorders store the samples before and after the pause without a space between them. Without a
-correction, everything after the pause would be too early, and its epochs would get wrong stages.
+Kemp et al. (1992) and Kemp & Olivan (2003), https://www.edfplus.info/specs. We do not read them through MNE:
+it drops the fraction of a second at which a recording began and the times that tell where it was paused, and
+it believes a header that contradicts itself.
 """
 
 import re
-import sys
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple, NoReturn
 
-import mne
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-_EDF_READERS: dict[str, tuple[bytes, Callable[..., mne.io.BaseRaw]]] = {
-    ".edf": (b"0       ", mne.io.read_raw_edf),
-    ".bdf": (b"\xffBIOSEMI", mne.io.read_raw_bdf),
-}
+SUFFIXES: tuple[str, ...] = (".edf", ".bdf")
 
-# What EEGLAB, MNE and ANT call the place where two stretches meet, and EEGLAB's and GDF's numbers for it.
-_SEAMS = frozenset({"boundary", "bad boundary", "edge boundary", "amplifier disconnected"})
-_SEAM_NUMBERS = {".set": ("-99", "-99.0"), ".fdt": ("-99", "-99.0"), ".gdf": ("32766",)}
+MAX_SAMPLES: int = 100_000_000
+"""Of one channel: 54 h at 512 Hz. What is longer is a false header, and would fill the memory."""
 
-_ROUNDING_S = 0.02  # of times in files
+MAX_EVENTS: int = 200_000
+"""Of one file, stages among them: one a second for two days."""
 
-_NEW_SEGMENT = re.compile(r"^Mk\d+=New Segment,[^,\n]*,(\d+),[^,\n]*,[^,\n]*,?(\d*)\s*$", re.MULTILINE)
+_MAX_ANNOTATION_BYTES = 64_000_000  # a day in records of 0.1 s, 70 bytes each
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+_DATE = re.compile(r"\s*(\d\d?)\D\s*(\d\d?)\D\s*(\d\d?)\s*", re.ASCII)  # and a time
+_MONTHS = "JAN FEB MAR APR MAY JUN JUL AUG SEP OCT NOV DEC".split()
+_FULL_DATE = re.compile(rf"Startdate (\d\d)-({'|'.join(_MONTHS)})-(\d{{4}})\b", re.ASCII | re.IGNORECASE)
+
+# A time-stamped list: an onset, perhaps a duration, then texts. The first onset in a record is its time.
+_LIST = re.compile(rb"([+-]\d+\.?\d*)(?:\x15(\d+\.?\d*))?\x14((?:[^\x14\0]*\x14)*)\0+")
+_RECORD_TIME = re.compile(rb"([+-]\d+\.?\d*(?:e[+-]?\d+)?)[\x14\x15]")
+
+# Microvolts in ASCII, Latin-1 and, as Latin-1 shows it, UTF-8 (micro sign and Greek mu). The rest is volts.
+_IN_MICROVOLTS = dict.fromkeys(("uV", "uv", "UV", "µV", "ÂµV", "Î¼V"), 1.0) | {"mV": 1e3, "nV": 1e-3}
 
 
-@dataclass(frozen=True)
-class Channel:
-    """One channel of a recording, at the rate of its file.
+class Event(NamedTuple):
+    """An annotation; its duration is NaN if it has none."""
+
+    onset_s: float
+    duration_s: float
+    text: str
+
+
+def as_number(text: str) -> float:
+    """Read a number as laboratories' files write it; Python alone takes ``1_0`` for 10, and ``inf``."""
+    if not _NUMBER.fullmatch(text.strip()):
+        raise ValueError(f"{text.strip()!r} is no number, expected one as in 30.5")
+    return float(text)
+
+
+class EdfFile:
+    """An EDF, EDF+ or BDF file, its header checked as far as it is used.
 
     Attributes
     ----------
-    signal_uv : numpy.ndarray, float64, shape (n_times,)
-        In microvolts; NaN where the recording was paused.
-    sfreq_hz : float
-    start : datetime.datetime or None
-        When the first sample was taken: the recorder's local clock, which MNE labels as UTC.
     path : pathlib.Path
-        The file, ``"unnamed"`` if there is none.
-    notes : list of str
-        What is unusual about the file.
-    """
-
-    signal_uv: NDArray[np.float64]
-    sfreq_hz: float
-    start: datetime | None
-    path: Path
-    notes: list[str]
-
-
-def read_channel(psg: str | Path | mne.io.BaseRaw, channel: str, gain: float) -> Channel:
-    """Read one channel of a recording, and lay it out by the clock.
-
-    Parameters
-    ----------
-    psg : path or mne.io.BaseRaw
-        What MNE has opened already is not changed.
-    channel : str
-    gain : float
-        What the values are multiplied by.
+    channels : list of str
+        The names of its signals. A name that occurs twice is numbered as MNE does it: ``C3-0``, ``C3-1``.
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such file.
     ValueError
-        If the file is of no format that is read, or damaged; if it lacks the channel; if a pause is of
-        unknown length or longer than a day, or the clock goes back.
-
-    Warns
-    -----
-    UserWarning
-        If an EDF or BDF file is shorter than its header announces, or the recording was paused.
+        If the file is not EDF, or ends within its header. If a field of the header cannot be: the message
+        names the field, what it holds and what was expected. Some are read and checked only when they are
+        asked for.
     """
-    raw = psg if isinstance(psg, mne.io.BaseRaw) else _open(Path(psg), channel)
-    path = Path(raw.filenames[0] or "unnamed") if isinstance(psg, mne.io.BaseRaw) else Path(psg)
-    if channel not in raw.ch_names:
-        names = raw.ch_names or (_open_edf(path).ch_names if _is_edf(path) else [])
-        present = ", ".join(map(repr, names)) or "none (is it the hypnogram?)"
-        raise ValueError(f"{path} has no channel {channel!r}. Present: {present}. Pass one as `channel`.")
-    with explaining_damage(path):
-        signal_uv = 1e6 * gain * raw.get_data([channel], verbose="error")[0]
-        notes = [] if raw is psg else _missing_end(raw, path)
-        # In a Raw, MNE cuts annotations where the samples end; in the file, a pause has its whole length.
-        whole = raw is not psg and path.suffix.lower() == ".set"
-        annotations = mne.read_annotations(path) if whole else raw.annotations
-    signal_uv, missing_s = _by_the_clock(signal_uv, raw, annotations, path)
-    if missing_s:
-        notes.append(f"the recording was paused: {missing_s:g} s are missing; by the clock, they are NaN")
-    for note in notes:
-        warn(f"{path}: {note}.")
-    start = raw.info["meas_date"]
-    if start is not None:  # in MNE's own format, the measurement may have begun before the first sample
-        start += timedelta(seconds=raw.first_time)
-    return Channel(signal_uv, raw.info["sfreq"], start, path, notes)
 
+    def __init__(self, path: Path) -> None:
+        self.path, self._is_bdf = path, path.suffix.lower() == ".bdf"
+        magic = b"\xffBIOSEMI" if self._is_bdf else b"0       "
+        with path.open("rb") as file:
+            header = file.read(256)
+            if len(header) < 256 or not header.startswith(magic):
+                raise ValueError(
+                    f"{path} is not an EDF file: it begins with {header[:16]!r}, expected {magic!r} and a "
+                    "header of 256 bytes. If it was downloaded, it may be an error page: fetch it again."
+                )
+            self._header = header.decode("latin-1")
+            n_signals = self._count("number of signals", self._header[252:256])
+            fields = file.read(256 * n_signals).decode("latin-1")
+        self._n_header = 256 * (n_signals + 1)
+        n_header = self._count("size of the header", self._header[184:192])
+        if n_header != self._n_header:
+            self._refuse("size of the header", n_header, f"{self._n_header} bytes for {n_signals} signals")
+        if len(fields) < 256 * n_signals:
+            raise ValueError(f"{path} is truncated or damaged: it ends within its header. Fetch it again.")
+        columns, place = [], 0
+        for width in (16, 80, 8, 8, 8, 8, 8, 80, 8, 32):
+            columns.append([fields[place + width * i :][:width].strip() for i in range(n_signals)])
+            place += width * n_signals
+        self._labels, _, self._units, *self._extremes, _, counts, _ = columns
+        self._n_samples = [self._count("number of samples in a data record", text) for text in counts]
+        self._notes = [i for i, label in enumerate(self._labels) if label.endswith("DF Annotations")]
+        self._signals = [i for i in range(n_signals) if i not in self._notes]
+        names = [self._labels[i] for i in self._signals]
+        self.channels = [
+            f"{name}-{names[:i].count(name)}" if names.count(name) > 1 else name
+            for i, name in enumerate(names)
+        ]
 
-def read_annotations(path: Path) -> tuple[mne.Annotations, datetime | None]:
-    """Read the annotations of an EDF+ file, and its start if the header gives one.
+    @cached_property
+    def record_s(self) -> float:
+        """How long a data record lasts, in seconds; a file of annotations alone may say 0."""
+        record_s = self._number("duration of a data record", self._header[244:252])
+        if not 0 < record_s <= 86_400:
+            self._refuse("duration of a data record", self._header[244:252], "seconds above 0")
+        return record_s
 
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If there is no such file, or it is no EDF or damaged.
-    """
-    edf_header(path)
-    with explaining_damage(path):
-        return mne.read_annotations(path), _open_edf(path).info["meas_date"]
+    @cached_property
+    def stated_start(self) -> datetime | None:
+        """The header's start in whole seconds, the recorder's clock labelled as UTC; None if it gives none.
 
+        Annotations count from it.
+        """
+        date, clock = self._header[168:176], self._header[176:184]
+        of_day, of_year = _DATE.fullmatch(clock), _DATE.fullmatch(date)
+        full = _FULL_DATE.match(self._header[88:168])
+        if not of_day or not (full or of_year and date != "00.00.00"):  # anonymous
+            return None
+        if full:
+            day, month, year = int(full[1]), 1 + _MONTHS.index(full[2].upper()), int(full[3])
+        elif of_year:
+            day, month, year = map(int, of_year.groups())
+            year += 1900 if year >= 85 else 2000
+        try:
+            midnight = datetime(year, month, day, tzinfo=UTC)
+        except ValueError:
+            self._refuse("start date", full[0] if full else date, "a day of the calendar, as in 31.12.24")
+        hour, minute, second = map(int, of_day.groups())
+        if max(hour - 23, minute - 59, second - 59) > 0:
+            self._refuse("start time", clock, "hours to 23, minutes and seconds to 59, as in 22.31.17")
+        return midnight + timedelta(hours=hour, minutes=minute, seconds=second)
 
-def warn(message: str) -> None:
-    """Warn at the line outside this package that asked for a night."""
-    package = f"{__name__.split('.')[0]}."
-    frame, level = sys._getframe(), 1
-    while frame.f_back and frame.f_globals.get("__name__", "").startswith(package):
-        frame, level = frame.f_back, level + 1
-    warnings.warn(message, stacklevel=level)
+    @cached_property
+    def record_onsets_s(self) -> NDArray[np.float64]:
+        """When each data record began, in seconds from `stated_start`, (n_records,); NaN where it is unsaid.
 
-
-def edf_header(path: Path) -> bytes:
-    """Read the fixed part of the header of a file that is EDF or BDF by its name and its first bytes."""
-    _check_suffix(path, tuple(_EDF_READERS))
-    with path.open("rb") as file:
-        header = file.read(256)
-    magic, _ = _EDF_READERS[path.suffix.lower()]
-    if len(header) < 256 or not header.startswith(magic):
-        raise ValueError(
-            f"{path} is not an EDF file: it begins with {header[:16]!r}, expected {magic!r} and a header of "
-            "256 bytes. If it was downloaded, it may be an error page: fetch it again."
-        )
-    return header
-
-
-def _check_suffix(path: Path, suffixes: tuple[str, ...]) -> None:
-    if not path.name.lower().endswith(suffixes):
-        raise ValueError(f"{path} ends in {path.suffix!r}, expected one of {', '.join(suffixes)}.")
-
-
-@contextmanager
-def explaining_damage(path: Path) -> Iterator[None]:
-    """Turn every error of MNE's over a damaged file into one that says what to do."""
-    try:
-        yield
-    except Exception as error:
-        cause = "is probably truncated or damaged: compare its size with the source and fetch it again"
-        if isinstance(error, NotImplementedError | ImportError):  # EEGLAB's files of MATLAB 7.3, for one
-            cause = "is of a kind that is not read here"
-        said = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{path} {cause}; or export it as EDF where it was made. ({said})") from error
-
-
-def _open(path: Path, channel: str) -> mne.io.BaseRaw:
-    """Open a file without loading its samples; of EDF and BDF, one channel only."""
-    # BrainVision, EEGLAB, MNE's own, GDF and Neuroscan. MNE reads more, but by endings (.txt, .dat, .mat)
-    # that say little about what is inside.
-    _check_suffix(path, (*_EDF_READERS, ".vhdr", ".set", ".fif", ".fif.gz", ".gdf", ".cnt"))
-    if _is_edf(path):
-        edf_header(path)
-    with explaining_damage(path):
-        # A channel that is loaded alone keeps its rate: MNE brings those that it loads together to one.
-        return _open_edf(path, [channel]) if _is_edf(path) else mne.io.read_raw(path, verbose="error")
-
-
-def _is_edf(path: Path) -> bool:
-    return path.suffix.lower() in _EDF_READERS
-
-
-def _open_edf(path: Path, channels: list[str] | None = None) -> mne.io.BaseRaw:
-    _, read_raw = _EDF_READERS[path.suffix.lower()]
-    return read_raw(path, include=channels, verbose="error")
-
-
-def _missing_end(raw: mne.io.BaseRaw, path: Path) -> list[str]:
-    if not _is_edf(path):
-        return []
-    header, present_s = edf_header(path), raw.n_times / raw.info["sfreq"]
-    announced_s = int(header[236:244]) * float(header[244:252])
-    said = f"the file holds {present_s:.0f} s of the {announced_s:.0f} s that its header announces"
-    cause = "the download or the recording was interrupted. What is there is used"
-    return [] if present_s >= announced_s - 1 else [f"{said}: {cause}"]
-
-
-def _by_the_clock(
-    signal: NDArray[np.float64], raw: mne.io.BaseRaw, annotations: mne.Annotations, path: Path
-) -> tuple[NDArray[np.float64], float]:
-    """Put NaN where a recording was paused, (n_times and what is missing,); and say how many seconds."""
-    sfreq_hz, n_times = raw.info["sfreq"], len(signal)
-    lost = np.zeros(n_times, dtype=bool)
-    for span in annotations:
-        # MNE puts zeros there: the clock is right, but nothing was recorded.
-        if span["description"] in ("BAD_ACQ_SKIP", "BAD_disconnection"):
-            end = _sample(span["onset"] + span["duration"], raw)
-            lost[max(0, _sample(span["onset"], raw)) : max(0, end)] = True
-    found = sorted(_pauses(raw, annotations, path).items())
-    pauses = {at: lost_s for at, lost_s in found if 0 < at < n_times and lost_s}
-    for at, lost_s in pauses.items():
-        _check_pause(lost_s, at / sfreq_hz, path)
-    # Rounded as a sum: the rounding of hundreds of pauses must not add up.
-    n_missing = np.diff(np.rint(sfreq_hz * np.cumsum([0.0, *pauses.values()])).astype(int))
-    signal = np.insert(np.where(lost, np.nan, signal), np.repeat(np.fromiter(pauses, int), n_missing), np.nan)
-    return signal, float(lost.sum() + n_missing.sum()) / sfreq_hz
-
-
-def _sample(onset_s: float, raw: mne.io.BaseRaw) -> int:
-    """The first sample at an annotation's time or after it; EEGLAB's boundaries lie between two."""
-    return int(np.ceil(np.round((onset_s - raw.first_time) * raw.info["sfreq"], 3)))
-
-
-def _pauses(raw: mne.io.BaseRaw, annotations: mne.Annotations, path: Path) -> dict[int, float]:
-    """Give ``{sample: seconds}``: how many seconds are missing before a sample; NaN if this is unknown."""
-    pauses: dict[int, float] = {}
-    numbers = _SEAM_NUMBERS.get(Path(raw.filenames[0] or "").suffix.lower(), ())
-    end_s = raw.first_time + raw.n_times / raw.info["sfreq"]
-    for event in annotations:
-        text = event["description"].lower()
-        # In BrainVision, a marker has its type before its text, and its duration is not the pause's.
-        is_seam = text in numbers or text.rpartition("/")[2].strip() in _SEAMS
-        if is_seam or text.startswith("new segment/"):
-            is_known = event["duration"] > 0 and (text == "boundary" or text in numbers)
-            if annotations is raw.annotations:  # what ends with the samples may have been cut there
-                is_known &= event["onset"] + event["duration"] < end_s - 0.5 / raw.info["sfreq"]
-            at = _sample(event["onset"], raw)
-            pauses[at] = pauses.get(at, 0.0) + (event["duration"] if is_known else np.nan)
-    if path.suffix.lower() == ".vhdr":
-        pauses |= _pauses_of_brainvision(path, raw.info["sfreq"])
-    for file in filter(None, raw.filenames):
-        pauses |= _pauses_of_edf(Path(file), raw)
-    return pauses
-
-
-def _check_pause(lost_s: float, at_s: float, path: Path) -> None:
-    if 0 < lost_s <= 86_400:  # what is longer than a day is a wrong date
-        return
-    length = f"for {lost_s:g} s by its own times; expected more than 0 s and at most a day. Correct the times"
-    if np.isnan(lost_s):
-        length = "and it is not known for how long. If you passed a Raw, pass its file, which may say"
-    raise ValueError(
-        f"{path} was paused {at_s:g} s after its first sample, {length}. Or export the recording as EDF+D, "
-        "which keeps the times; or pass each stretch between pauses, raw.copy().crop(begin, end), with a "
-        "hypnogram of its own."
-    )
-
-
-def _pauses_of_brainvision(header: Path, sfreq_hz: float) -> dict[int, float]:
-    """Find the pauses, as ``_pauses`` gives them, from the dates of the segments in the marker file."""
-    text = header.read_text(encoding="utf-8", errors="surrogateescape")
-    named = re.search(r"^MarkerFile=(.+?)\s*$", text, re.MULTILINE)
-    places = [header.parent / named[1], header.with_suffix(".vmrk")] if named else []  # as MNE looks for it
-    markers = next((place.read_text(encoding="latin-1") for place in places if place.is_file()), "")
-    segments = {int(position) - 1: date for position, date in _NEW_SEGMENT.findall(markers)}
-    dates = pd.Series(segments, dtype=str).sort_index()
-    starts = pd.to_datetime(dates, format="%Y%m%d%H%M%S%f", errors="coerce")  # to the microsecond
-    lost_s = starts.diff().dt.total_seconds() - np.diff(dates.index, prepend=0) / sfreq_hz
-    # Within a night, the amplifier's clock and the computer's drift apart by less than a second.
-    lost_s[lost_s.between(-1, _ROUNDING_S, inclusive="neither")] = 0.0
-    return lost_s.iloc[1:].to_dict()
-
-
-def _pauses_of_edf(path: Path, raw: mne.io.BaseRaw) -> dict[int, float]:
-    """Find the pauses of an EDF+D file from the onsets of its data records; empty for any other file."""
-    header = edf_header(path) if _is_edf(path) else b""
-    if header[192:197] not in (b"EDF+D", b"BDF+D"):
-        return {}
-    with explaining_damage(path):
-        record_s = float(header[244:252])
-        onset_s = _record_onsets_s(path, header)
-    lost_s = np.diff(onset_s) - record_s
-    pauses = {}
-    for record in np.flatnonzero(~(np.abs(lost_s) <= _ROUNDING_S)):  # a time that is NaN as well
-        at = round((record + 1) * record_s * raw.info["sfreq"]) - raw.first_samp
-        if at <= 0:
+        Empty if the file says nothing about it, which only one without pauses may.
+        """
+        is_paused = self._header[192:197] in ("EDF+D", "BDF+D")
+        if is_paused and not self._notes:
             raise ValueError(
-                f"This Raw begins after a pause of {path}, so its clock is wrong. Pass the path of the file, "
-                "and as lights_off where epochs begin."
+                f"{self.path} is marked as discontinuous, and has no annotations, which would tell when each "
+                "data record began. Export it again as EDF+C or EDF+D."
             )
-        pauses[at] = float(lost_s[record])
-    return pauses
+        said = [_RECORD_TIME.match(record) for record in self._annotation_bytes(self._notes[:1])]
+        onsets_s = np.array([float(time[1]) if time else np.nan for time in said])
+        # Some programs write no times into files without pauses, or 0 for all.
+        is_said = is_paused or (len(onsets_s) > 0 and np.isfinite(onsets_s).all() and np.ptp(onsets_s) > 0)
+        return onsets_s if is_said or len(onsets_s) == 1 else onsets_s[:0]
+
+    @cached_property
+    def first_onset_s(self) -> float:
+        """When the first data record began, in seconds from `stated_start`: often a fraction of one."""
+        first_s = float(self.record_onsets_s[0]) if len(self.record_onsets_s) else 0.0
+        if not 0 <= first_s <= 86_400:
+            self._refuse("first record's time", first_s, "seconds from the header's start, at most a day")
+        return first_s
+
+    def length_s(self) -> tuple[float, float]:
+        """How many seconds of records the file holds, and how many its header announces (NaN if unknown)."""
+        announced = self._number("number of data records", self._header[236:244])
+        return self._records().shape[
+            0
+        ] * self.record_s, announced * self.record_s if announced >= 0 else np.nan
+
+    def signal_uv(self, channel: str) -> tuple[NDArray[np.float32], float]:
+        """Read one channel in µV, (n_times,), and its sampling rate in Hz."""
+        place = self._signals[self.channels.index(channel)]
+        n_samples = self._n_samples[place]
+        if n_samples == 0:
+            self._refuse(f"number of samples of {channel!r} in a data record", 0, "1 or more")
+        kinds = "physical minimum", "physical maximum", "digital minimum", "digital maximum"
+        low, high, digital_low, digital_high = (
+            self._number(f"{kind} of {channel!r}", values[place])
+            for kind, values in zip(kinds, self._extremes, strict=True)
+        )
+        if low == high or abs(digital_high - digital_low) < 1:
+            self._refuse(
+                f"scale of {channel!r}",
+                f"{low:g} to {high:g} for stored {digital_low:g} to {digital_high:g}",
+                "a minimum and a maximum that differ. Correct the header",
+            )
+        records, width = self._records(), 3 if self._is_bdf else 2
+        if len(records) * n_samples > MAX_SAMPLES:
+            self._refuse("number of samples", len(records) * n_samples, f"at most {MAX_SAMPLES}")
+        first = width * sum(self._n_samples[:place])
+        stored = np.ascontiguousarray(records[:, first : first + width * n_samples])
+        if self._is_bdf:
+            upper = np.zeros((stored.size // 3, 4), np.uint8)
+            upper[:, 1:] = stored.reshape(-1, 3)
+            digital = upper.view("<i4")[:, 0] >> 8  # keeps the sign
+        else:
+            digital = stored.view("<i2").ravel()
+        in_uv = _IN_MICROVOLTS.get(self._units[place], 1e6)
+        scale = in_uv * (high - low) / (digital_high - digital_low)
+        signal_uv = digital * scale
+        signal_uv += in_uv * low - digital_low * scale
+        return signal_uv.astype(np.float32), n_samples / self.record_s
+
+    def events(self) -> list[Event]:
+        """Read the annotations with a text; their onsets count from `stated_start`."""
+        events: list[Event] = []
+        for record in self._annotation_bytes(self._notes):
+            for onset, duration, texts in _LIST.findall(record):
+                for text in filter(None, texts.split(b"\x14")):
+                    events.append(Event(float(onset), float(duration or "nan"), _decoded(text)))
+            if len(events) > MAX_EVENTS:
+                self._refuse("number of annotations", f"more than {MAX_EVENTS}", "those of one night")
+        return events
+
+    def check_annotations(self) -> None:
+        """Refuse annotations that are damaged or cut off: where they are stages, none may be lost."""
+        present, announced = (
+            len(self._records()),
+            self._number("number of data records", self._header[236:244]),
+        )
+        if present < announced:
+            raise ValueError(
+                f"{self.path} is truncated: it holds {present} of the {announced:g} data records that its "
+                "header announces. Fetch it again."
+            )
+        for record in self._annotation_bytes(self._notes):
+            if rest := _LIST.sub(b"", record).strip(b"\0"):
+                raise ValueError(f"{self.path} is damaged: {rest[:40]!r} is no annotation. Fetch it again.")
+
+    def _records(self) -> NDArray[np.uint8]:
+        """The data records that the file holds whole, (n_records, n_bytes)."""
+        n_bytes = (3 if self._is_bdf else 2) * sum(self._n_samples)
+        n_records = (self.path.stat().st_size - self._n_header) // n_bytes if n_bytes else 0
+        if n_records == 0:
+            return np.empty((0, n_bytes), np.uint8)
+        return np.memmap(self.path, np.uint8, "r", self._n_header, (n_records, n_bytes)).view(np.ndarray)
+
+    def _annotation_bytes(self, places: list[int]) -> Iterator[bytes]:
+        """What these signals of annotations hold, record by record."""
+        records, width = self._records(), 3 if self._is_bdf else 2
+        if len(records) * width * sum(self._n_samples[i] for i in places) > _MAX_ANNOTATION_BYTES:
+            self._refuse("size of the annotations", "more", f"at most {_MAX_ANNOTATION_BYTES} bytes")
+        for place in places:
+            first = width * sum(self._n_samples[:place])
+            for record in records[:, first : first + width * self._n_samples[place]]:
+                yield record.tobytes()
+
+    def _count(self, field: str, text: str) -> int:
+        if not (text.strip().isascii() and text.strip().isdecimal()):
+            self._refuse(field, text, "a whole number")
+        return int(text)
+
+    def _number(self, field: str, text: str) -> float:
+        try:
+            value = as_number(text)
+        except ValueError:
+            value = np.inf
+        if not abs(value) < 1e15:  # eight characters write no sensible number beyond
+            self._refuse(field, text, "a number")
+        return value
+
+    def _refuse(self, field: str, found: object, expected: str) -> NoReturn:
+        found = repr(found.strip()) if isinstance(found, str) else found
+        raise ValueError(f"{self.path}: the header's {field} is {found}, expected {expected}.")
 
 
-def _record_onsets_s(path: Path, header: bytes) -> NDArray[np.float64]:
-    """When each data record of an EDF+ or BDF+ file began: first in its annotations, as in ``+30.5``."""
-    n_header, n_signals = int(header[184:192]), int(header[252:256])
-    content = np.memmap(path, np.uint8, "r")
-    fields = content[256:n_header].tobytes()
-    labels = [fields[16 * i : 16 * i + 16].strip() for i in range(n_signals)]
-    n_samples = [int(fields[216 * n_signals + 8 * i :][:8]) for i in range(n_signals)]
-    widths = np.array(n_samples) * (3 if path.suffix.lower() == ".bdf" else 2)
-    place = next((i for i, label in enumerate(labels) if label.endswith(b"DF Annotations")), None)
-    if place is None:
-        raise ValueError("it is marked as discontinuous, and has no annotations with its records' times")
-    n_records = (len(content) - n_header) // widths.sum()
-    records = content[n_header : n_header + n_records * widths.sum()].reshape(n_records, -1)
-    times = records[:, widths[:place].sum() :][:, : widths[place]]
-    return np.array([float(re.split(b"[\x14\x15\0]", row.tobytes(), maxsplit=1)[0]) for row in times])
+def _decoded(text: bytes) -> str:
+    """The standard wants UTF-8; older programs write Latin-1."""
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        return text.decode("latin-1")

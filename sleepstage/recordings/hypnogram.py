@@ -1,61 +1,71 @@
-"""Hypnograms: read from EDF+ annotations or from text, and laid on the epochs of their signal.
+"""Hypnograms: read from EDF+ annotations, text or XML, and laid on the epochs of their signal.
 
-A hypnogram is read as spans: when each stage begins, how long it lasts, and the text that names it.
+A hypnogram is read as events: when each stage begins, how long it lasts, and the text that names it.
 """
 
+import codecs
 import csv
 import re
-from dataclasses import dataclass
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from ..stages import STAGE_TEXTS, UNSCORED
-from .edf import read_annotations, warn
+from ..stages import (
+    NUMBER_CONVENTIONS,
+    STAGE_TEXTS,
+    STAGES,
+    UNSCORED,
+    code_of_text,
+    codes_of_numbers,
+    number_in,
+)
+from .channel import warn
+from .edf import MAX_EVENTS, SUFFIXES, EdfFile, Event, as_number
 
 EPOCH_S: int = 30
 """An epoch's length in seconds, as in the scoring manuals."""
 
 # Onsets may be off by the rounding of the program that wrote them, but not by a sample at 100 Hz.
-_GRID_TOLERANCE_S = 0.01
+_TOLERANCE_S = 0.01
 
-_TWENTY_SECONDS = "Epochs of 20 s cannot be laid on epochs of 30 s without guessing; score the night in 30 s."
+_LENGTHS_S = (30, 20, 15, 12, 10, 6, 5, 4, 3, 2, 1)  # of epochs that ours, or two of ours, are made of
 
-_COLUMNS = ("onset", "duration", "stage")
+_LATEST_S = 3.6e7  # a time of more than ten thousand hours is a mistake
 
-_WHOLE_NUMBER = re.compile(r"^(-?\d)\.0*(e\+00)?$")  # as numpy's savetxt writes an integer
+_MAX_BYTES = 8_000_000  # of a text: MAX_EVENTS lines of 40 characters
 
+# What a column of stages may be called; of several, the first. The last two: BIDS's events, MNE's.
+_STAGE_COLUMNS = ("stage", "stages", "sleep_stage", "trial_type", "description")
 
-@dataclass(frozen=True)
-class Spans:
-    """The stages of a hypnogram in the order of time.
+# Annotations beside the stages that may stand where no stage does.
+_BESIDE = re.compile(r"lights|recording|arousal|apn|desat|limb|leg|snor|artifact", re.IGNORECASE)
 
-    Attributes
-    ----------
-    onset_s, duration_s : numpy.ndarray, float, shape (n_spans,)
-        In seconds; the onset counts from the first sample of the signal.
-    texts : list of str
-    """
-
-    onset_s: NDArray[np.float64]
-    duration_s: NDArray[np.float64]
-    texts: list[str]
+_UNITS_S = {"milliseconds": 1e-3, "microseconds": 1e-6, "epochs": 30.0, "minutes": 60.0, "hours": 3600.0}
 
 
 def align_stages(
-    hypnogram: Path, psg_start: datetime | None, n_epochs: int, lights_off_s: float | None = None
+    hypnogram: Path,
+    psg_start: datetime | None,
+    n_epochs: int,
+    lights_off_s: float | None = None,
+    convention: str = "aasm",
+    sfreq_hz: float = 100.0,
 ) -> tuple[NDArray[np.int8], NDArray[np.bool_], list[str]]:
     """Read a hypnogram and lay its stages on the epochs of its signal, by the start times of both.
 
     Parameters
     ----------
     hypnogram : pathlib.Path
-        An EDF+ file whose annotations are stages. Or text (``.csv``, ``.tsv``, ``.txt``): a table (commas,
-        semicolons or tabs) whose first line names the columns ``onset``, ``duration`` (both in seconds from
-        the signal's start) and ``stage``; or one stage a line, with or without a heading ``stage``. How a
-        stage may be written is in :data:`sleepstage.stages.STAGE_TEXTS`; capitals do not matter.
+        An EDF+ file whose annotations are stages; the XML of NSRR; or text (``.csv``, ``.tsv``, ``.txt``,
+        ``.eannot``): a table (commas, semicolons or tabs) whose first line names the columns ``onset``,
+        ``duration`` (both in seconds from the signal's start) and ``stage``, or one stage a line, or all in
+        one line. How a stage may be written is in :data:`sleepstage.stages.STAGE_TEXTS`. A duration that is
+        missing lasts until the next stage. Annotations beside the stages, such as arousals, are skipped.
     psg_start : datetime.datetime or None
         Start of the signal.
     n_epochs : int
@@ -63,161 +73,343 @@ def align_stages(
     lights_off_s : float, optional
         Seconds from the signal's start to where its epochs are counted from. Stages without times begin
         there too, and may end before the signal does.
+    convention : str
+        How whole numbers stand for stages: see :data:`sleepstage.stages.NUMBER_CONVENTIONS`.
+    sfreq_hz : float
+        The signal's sampling rate: a hypnogram in samples is told by it.
 
     Returns
     -------
     stages : numpy.ndarray, int8, shape (n_epochs,)
-        Stage codes, -1 where the hypnogram has none.
+        Stage codes, -1 where the hypnogram has none. If its epochs are not of 30 s, the stage that fills most
+        of ours; of two that fill it alike, the one that fills more of its first half.
     marked : numpy.ndarray, bool, shape (n_epochs,)
-        Where the hypnogram itself says that there is no stage: movement time, or ``?``.
+        Where the hypnogram itself says that there is no stage: movement time, ``?`` and the like.
     notes : list of str
-        What was warned about.
+        What was done, and what was warned about.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file cannot be read, lacks a column, holds a stage or a time that is none, does not fit the
-        grid of 30 s or does not overlap with the signal.
+        If the file cannot be read, lacks a column, holds a stage or a time that is none, is not in seconds,
+        does not fit the signal's grid or does not overlap with the signal.
 
     Warns
     -----
     UserWarning
-        If a start time is missing, or scored epochs lie outside the signal.
+        If a start time is missing, durations are, epochs are not of 30 s, stages lie outside the signal, or
+        REM among them is probably S4.
     """
-    notes: list[str] = []
-    if hypnogram.suffix.lower() in (".csv", ".tsv", ".txt"):
-        spans = _spans_of_text(hypnogram, n_epochs, lights_off_s)
-    else:
-        spans, notes = _spans_of_annotations(hypnogram, psg_start)
-    if not spans.texts:
+    begin_s, signal_s = lights_off_s or 0.0, float(EPOCH_S * n_epochs)
+    events, doubts = _read(hypnogram, psg_start, n_epochs, lights_off_s)
+    every = pd.DataFrame(events, columns=Event._fields)
+    every["onset_s"] -= begin_s
+    every["code"] = _codes(every["text"], convention, hypnogram)
+    others = every[every["code"].isna()]
+    spans = every.dropna(subset="code").sort_values("onset_s", kind="stable", ignore_index=True)
+    n_filled = _complete(spans, signal_s, hypnogram)
+    _check_others(others, spans, n_filled, hypnogram)
+    if spans.empty:
         raise ValueError(f"{hypnogram} holds no stages, expected a hypnogram. Is it the signal's file?")
-    codes = _codes(spans.texts, hypnogram)
-    first, end = _epochs(spans, hypnogram, lights_off_s or 0.0)
-    stages = np.full(n_epochs, UNSCORED, dtype=np.int8)
-    covered = np.zeros(n_epochs, dtype=bool)
-    for begin, stop, code in zip(first, end, codes, strict=True):
-        inside = slice(max(0, begin), max(0, stop))
-        stages[inside], covered[inside] = code, True
-    if not covered.any():
+    _check_unit(spans, signal_s, sfreq_hz, hypnogram)
+    length_s = _snap(spans, begin_s, hypnogram)
+    halves_s = _seconds_of_stages(spans, n_epochs)
+    seconds = halves_s.sum(axis=2)
+    if not seconds[:-1].any():
+        first, end = spans["onset_s"].iloc[0] / EPOCH_S, spans["end_s"].iloc[-1] / EPOCH_S
         raise ValueError(
-            f"{hypnogram} scores epochs {first[0]} to {end[-1] - 1} counted from the signal's start "
-            f"({psg_start}), expected some of 0 to {n_epochs - 1}. Are both files of one night?"
+            f"{hypnogram} scores epochs {first:g} to {end - 1:g} counted from the signal's start "
+            f"({psg_start}), expected some of 0 to {n_epochs - 1}. Are both files of one night? If its "
+            "onsets count from the signal's start, and not from a start of its own, write it as a table."
         )
-    scored = codes != UNSCORED
-    n_ignored = (end - first)[scored].sum() - np.count_nonzero(stages != UNSCORED)
-    if n_ignored:
-        notes.append(
-            f"{n_ignored} epochs are scored before the signal's first or after its last whole epoch: ignored"
-        )
-    for note in notes:
-        warn(f"{hypnogram}: {note}.")
-    return stages, covered & (stages == UNSCORED), notes
+    most = (seconds + 1e-3 * halves_s[:, :, 0]).argmax(axis=0)
+    stages = np.array([*range(len(STAGES)), UNSCORED, UNSCORED], dtype=np.int8)[most]
+    spans["epochs"] = (spans["end_s"] - spans["onset_s"]) / EPOCH_S
+    n_outside = spans["epochs"][spans["code"] >= 0].sum() - seconds[: len(STAGES)].sum() / EPOCH_S
+    numbers = spans.assign(number=spans["text"].map(number_in)).groupby("number")
+    said = {
+        f"{n_filled} durations are missing: each of these stages lasts until the next one begins": n_filled
+        > 0,
+        f"its epochs last {length_s} s: each of 30 s has the stage that fills most of it": length_s < EPOCH_S,
+        f"{np.ceil(n_outside - 1e-6):.0f} epochs are scored before the signal's first or after its last "
+        "whole epoch: ignored": n_outside > 1e-6,
+        "REM lies between epochs of N3, as S4 does: if its numbers are Rechtschaffen & Kales', give "
+        "convention='rk'": convention == "aasm" and 4 in numbers.groups and _has_rem_in_deep_sleep(stages),
+    }
+    doubts += [doubt for doubt, is_so in said.items() if is_so]
+    for doubt in doubts:
+        warn(f"{hypnogram}: {doubt}.")
+    if len(numbers):
+        names = {
+            number: [*STAGES, "unscored"][code] for number, code in NUMBER_CONVENTIONS[convention].items()
+        }
+        taken = [f"{n:.0f} taken as {names[n]} in {k:.0f} epochs" for n, k in numbers["epochs"].sum().items()]
+        doubts.append(f"stages came as numbers (convention {convention!r}): {', '.join(taken)}")
+    if len(others):
+        some = ", ".join(map(repr, others["text"].unique()[:3]))
+        doubts.append(f"{len(others)} annotations that are no stages are skipped ({some})")
+    return stages, most == len(STAGES), doubts
 
 
-def _spans_of_annotations(path: Path, psg_start: datetime | None) -> tuple[Spans, list[str]]:
-    annotations, start = read_annotations(path)
-    delay_s, notes = 0.0, []
-    if psg_start is None or start is None:
-        notes = ["the header of the hypnogram or of the signal gives no start: taken to start together"]
-    else:
-        delay_s = (start - psg_start).total_seconds()
-    return Spans(annotations.onset + delay_s, annotations.duration, list(annotations.description)), notes
+def _read(
+    path: Path, psg_start: datetime | None, n_epochs: int, lights_off_s: float | None
+) -> tuple[list[Event], list[str]]:
+    """Read a hypnogram's events, their onsets in seconds from the signal's start, and what is doubtful."""
+    suffix = path.suffix.lower()
+    if suffix in SUFFIXES:
+        edf = EdfFile(path)
+        edf.check_annotations()
+        if psg_start is None or edf.stated_start is None:
+            said = "the header of the hypnogram or of the signal gives no start: taken to start together"
+            return edf.events(), [said]
+        delay_s = (edf.stated_start - psg_start).total_seconds()
+        if abs(delay_s) > 86_400:
+            raise ValueError(
+                f"{path} begins at {edf.stated_start:%Y-%m-%d %H:%M:%S} by its header, and the signal at "
+                f"{psg_start:%Y-%m-%d %H:%M:%S}; expected less than a day between them. If one date was made "
+                "anonymous, correct it in the header, or write the hypnogram as a table."
+            )
+        return [event._replace(onset_s=event.onset_s + delay_s) for event in edf.events()], []
+    if suffix in (".csv", ".tsv", ".txt", ".eannot"):
+        return _of_text(path, n_epochs, lights_off_s), []
+    if suffix == ".xml":
+        return _of_xml(path), []
+    raise ValueError(
+        f"{path} ends in {path.suffix!r}, expected a hypnogram: {', '.join(SUFFIXES)}, .csv, .tsv, .txt, "
+        ".eannot or .xml."
+    )
 
 
-def _spans_of_text(path: Path, n_epochs: int, lights_off_s: float | None) -> Spans:
-    rows = _rows(path)
-    in_other_files = {"trial_type": "stage", "description": "stage"}  # BIDS's events, MNE's annotations
-    names = [in_other_files.get(cell.lower(), cell.lower()) for cell in rows[0]]
-    if len(names) == 1 and names[0] not in _COLUMNS[:2]:
-        texts = [", ".join(row) for row in rows[names == ["stage"] :]]
-        _check_number(len(texts), n_epochs, path, may_end_early=lights_off_s is not None)
-        onset_s = (lights_off_s or 0.0) + EPOCH_S * np.arange(len(texts), dtype=float)
-        return Spans(onset_s, np.full(len(texts), float(EPOCH_S)), texts)
-    if not set(_COLUMNS) <= set(names):
+def _of_text(path: Path, n_epochs: int, lights_off_s: float | None) -> list[Event]:
+    lines = [line for line in _text(path).splitlines() if line.strip()]
+    if len(lines) > MAX_EVENTS:
+        raise ValueError(f"{path} has {len(lines)} lines, expected a hypnogram: at most {MAX_EVENTS}.")
+    delimiter = next((mark for mark in "\t;" if lines and mark in lines[0]), ",")
+    try:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter)]
+    except csv.Error as error:
+        raise ValueError(f"{path} is no table ({error}). Save the hypnogram as text again.") from error
+    names = [cell.lower() for cell in rows[0]] if rows else []
+    stage_column = next((name for name in _STAGE_COLUMNS if name in names), None)
+    is_timed = not {"onset", "duration"}.isdisjoint(names)
+    if stage_column is None and not is_timed and len(rows) == 1:  # all in one line
+        cells = lines[0].split() if all(number_in(cell) is not None for cell in lines[0].split()) else rows[0]
+        return _without_times(list(filter(None, cells)), n_epochs, lights_off_s, path)
+    if stage_column is None and not is_timed and all(len(row) == 1 for row in rows):
+        return _without_times([row[0] for row in rows], n_epochs, lights_off_s, path)
+    if stage_column is None or (is_timed and "onset" not in names):
         raise ValueError(
-            f"{path}: the first line names {', '.join(rows[0])}; expected the columns {', '.join(_COLUMNS)}, "
-            "or one stage a line and nothing else."
+            f"{path}: the first line names {', '.join(rows[0])}; expected the columns onset, duration, "
+            "stage, or one stage a line and nothing else."
         )
     for line, row in enumerate(rows, start=1):
         if len(row) < len(names):
             raise ValueError(f"{path}, line {line}: expected {len(names)} cells as in the first line.")
-    onset, duration, stage = ([row[names.index(name)] for row in rows[1:]] for name in _COLUMNS)
-    try:
-        return Spans(np.array(onset, dtype=float), np.array(duration, dtype=float), stage)
-    except ValueError as error:
-        raise ValueError(f"{path}: onset and duration must be seconds, as in 30.5 ({error}).") from error
-
-
-def _rows(path: Path) -> list[list[str]]:
-    """The cells of every line that is not empty; of an empty file, a heading alone."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no UTF-8 text ({error}). Save the hypnogram as text again.") from error
-    lines = [line for line in text.splitlines() if line.strip()]
-    delimiter = next((mark for mark in "\t;" if lines and mark in lines[0]), ",")
-    return [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter)] or [["stage"]]
-
-
-def _check_number(n_stages: int, n_epochs: int, path: Path, may_end_early: bool) -> None:
-    """Stages without times must be as many as epochs, or one more for an epoch cut short."""
-    fewest = 1 if may_end_early else n_epochs
-    if fewest <= n_stages <= n_epochs + 1:
-        return
-    way_out = "Check that both are of one night, and give lights_off, or a table: onset, duration, stage."
-    if abs(n_stages * 20 - n_epochs * EPOCH_S) <= EPOCH_S:
-        way_out = f"They are as many as epochs of 20 s. {_TWENTY_SECONDS}"
-    raise ValueError(
-        f"{path} holds {n_stages} stages without times, expected {n_epochs}: one for each {EPOCH_S} s of the "
-        f"signal's {n_epochs * EPOCH_S / 3600:.2f} hours. {way_out}"
-    )
-
-
-def _codes(texts: list[str], path: Path) -> NDArray[np.int8]:
-    known = [_WHOLE_NUMBER.sub(r"\1", text.lower()) for text in texts]
-    for number, text in enumerate(known, start=1):
-        if text not in STAGE_TEXTS:
-            hint = " A 5 is REM where 4 is S4; write names instead." if text == "5" else ""
+    column = {name: [row[place] for row in rows[1:]] for place, name in enumerate(names)}
+    if not is_timed:
+        epochs = [number_in(cell) for cell in column.get("epoch", ())]
+        if epochs and epochs != list(range(epochs[0] or 0, (epochs[0] or 0) + len(epochs))):
             raise ValueError(
-                f"{path}, stage {number}: {texts[number - 1]!r} is no known stage.{hint} Rename or remove "
-                f"it. Known, in any capitals: {', '.join(STAGE_TEXTS)}."
+                f"{path}: its epochs do not count up by 1. Sort them, or give onset and duration."
             )
-    return np.array([STAGE_TEXTS[text] for text in known], dtype=np.int8)
+        return _without_times(column[stage_column], n_epochs, lights_off_s, path)
+    durations = column.get("duration", ["n/a"] * len(rows))
+    events = []
+    for onset, duration, text in zip(column["onset"], durations, column[stage_column], strict=False):
+        try:
+            lasts_s = np.nan if code_of_text(duration) == UNSCORED else as_number(duration)
+            events.append(Event(as_number(onset), lasts_s, text))
+        except ValueError as error:
+            raise ValueError(f"{path}: onset and duration must be seconds, as in 30.5 ({error}).") from error
+    return events
 
 
-def _epochs(spans: Spans, path: Path, begin_s: float) -> tuple[NDArray[np.int_], NDArray[np.int_]]:
-    """The first epoch and the end of each span, counted from `begin_s`, each (n_spans,)."""
-    onset_s, duration_s = spans.onset_s - begin_s, spans.duration_s
-    nearest, count = np.rint(onset_s / EPOCH_S), np.floor((duration_s + _GRID_TOLERANCE_S) / EPOCH_S)
-    with np.errstate(invalid="ignore"):  # a time that is not finite fits no grid
-        on_grid = np.abs(onset_s - EPOCH_S * nearest) <= _GRID_TOLERANCE_S
-        whole = (count > 0) & (np.abs(duration_s - EPOCH_S * count) <= _GRID_TOLERANCE_S)
-    whole[-1] = duration_s[-1] >= 0  # the recording may have ended within an epoch
-    # A time of more than ten thousand hours is a mistake, and its epochs would fill the memory.
-    bad = ~(on_grid & whole & (np.maximum(np.abs(onset_s), duration_s) < 3.6e7))
-    if bad.any():
-        i, phases_s = np.flatnonzero(bad)[0], np.round(spans.onset_s % EPOCH_S, 2)
-        way_out = "Cut the signal to where an epoch begins, score it on its own grid, or correct the times."
-        if whole.all() and not on_grid.any() and (phases_s == phases_s[0]).all():
-            way_out = (
-                f"All begin {phases_s[0]:g} s off the grid: lights_off={phases_s[0]:g} counts from there."
+def _text(path: Path) -> str:
+    """What a text says, in UTF-8, in UTF-16 with its mark, or else in Latin-1."""
+    if path.stat().st_size > _MAX_BYTES:
+        raise ValueError(
+            f"{path} has {path.stat().st_size} bytes, expected a hypnogram: at most {_MAX_BYTES}. Is it the "
+            "signal's file?"
+        )
+    content = path.read_bytes()
+    is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = content.decode("utf-16" if is_wide else "utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")
+    if "\0" in text:
+        raise ValueError(f"{path} is no text: it holds zeros. Save the hypnogram as text again.")
+    return text
+
+
+def _without_times(texts: list[str], n_epochs: int, lights_off_s: float | None, path: Path) -> list[Event]:
+    """Lay stages one after the other; they must be as many as epochs, or one more for an epoch cut short."""
+    signal_s = EPOCH_S * n_epochs
+    lengths_s = [length for length in (30, 20, 10, 5, 1) if 0 <= length * len(texts) - signal_s <= EPOCH_S]
+    if lights_off_s is not None and 0 < len(texts) <= n_epochs:
+        lengths_s = [EPOCH_S]  # it may end before the signal does
+    if not lengths_s:
+        raise ValueError(
+            f"{path} holds {len(texts)} stages without times, expected {n_epochs}: one for each {EPOCH_S} s "
+            f"of the signal's {signal_s / 3600:.2f} hours (or each 20, 10, 5 or 1 s). Check that both are of "
+            "one night, and give lights_off, or a table: onset, duration, stage."
+        )
+    length_s, begin_s = float(lengths_s[0]), lights_off_s or 0.0
+    return [Event(begin_s + length_s * place, length_s, text) for place, text in enumerate(texts)]
+
+
+def _of_xml(path: Path) -> list[Event]:
+    """Read the annotations of NSRR, or the stages of Compumedics' Profusion, which NSRR also has."""
+    text, events = _text(path), list[Event]()
+    try:
+        if "<!DOCTYPE" in text:  # may define entities that fill the memory
+            raise ValueError("it defines a document type, which no hypnogram needs")
+        root = ET.fromstring(text)
+        for event in root.iter("ScoredEvent"):
+            onset_s, duration_s = (as_number(event.findtext(name, "")) for name in ("Start", "Duration"))
+            events.append(Event(onset_s, duration_s, event.findtext("EventConcept", "")))
+        length_s = as_number(root.findtext("EpochLength", "30"))
+    except (ET.ParseError, ValueError) as error:
+        raise ValueError(f"{path} is no hypnogram in the XML of NSRR ({error}).") from error
+    in_profusion = {"0": "W", "5": "REM"} | {number: f"S{number}" for number in "1234"}
+    for place, stage in enumerate(root.iter("SleepStage")):
+        events.append(Event(length_s * place, length_s, in_profusion.get(stage.text or "", "?")))
+    return events
+
+
+def _codes(texts: Iterable[str], convention: str, path: Path) -> list[float]:
+    """The code of each text; NaN if it is unknown."""
+    codes_of_numbers([], convention, path)  # a convention is checked even if no number needs it
+    codes: dict[str, float] = {}
+    for place, text in enumerate(texts, start=1):
+        if text not in codes:
+            number, code = number_in(text), code_of_text(text)
+            if number is not None:
+                code = int(codes_of_numbers([number], convention, f"{path}, stage {place}")[0])
+            codes[text] = np.nan if code is None else code
+    return [codes[text] for text in texts]
+
+
+def _complete(spans: pd.DataFrame, signal_s: float, path: Path) -> int:
+    """Let stages without a duration last until the next one, and check the order; say how many they are."""
+    onset_s, duration_s = spans["onset_s"].to_numpy(), spans["duration_s"].to_numpy()
+    too_far = ~(np.abs(onset_s) < _LATEST_S) | (duration_s < 0) | (duration_s > _LATEST_S)
+    if too_far.any():
+        at = spans[too_far].iloc[0]
+        raise ValueError(
+            f"{path}: a stage begins at {at['onset_s']:g} s and lasts {at['duration_s']:g} s, expected "
+            "seconds within a night."
+        )
+    is_missing, steps_s = ~(duration_s > 0), np.diff(onset_s)
+    n_filled = int(is_missing.sum()) if is_missing[:-1].any() else 0
+    if n_filled:
+        is_regular = np.ptp(steps_s) <= _TOLERANCE_S and steps_s[0] <= 2 * EPOCH_S
+        last_s = steps_s[0] if is_regular else max(0.0, signal_s - onset_s[-1])
+        duration_s = np.where(is_missing, np.append(steps_s, last_s), duration_s)
+    spans["duration_s"] = np.nan_to_num(duration_s)  # without one, the last is the hypnogram's end
+    spans["end_s"] = onset_s + spans["duration_s"]
+    for before in np.flatnonzero(np.minimum(steps_s, onset_s[1:] + _TOLERANCE_S - spans["end_s"][:-1]) <= 0)[
+        :1
+    ]:
+        raise ValueError(
+            f"{path}: {spans['text'][before + 1]!r} begins at {onset_s[before + 1]:g} s, expected "
+            f"{spans['end_s'][before]:g} s or later, where {spans['text'][before]!r} ends. If two people "
+            "scored the night, keep the rows of one."
+        )
+    return n_filled
+
+
+def _covered(spans: pd.DataFrame, points_s: np.ndarray, is_meant: NDArray[np.bool_]) -> np.ndarray:
+    """How many seconds of these spans lie before each point."""
+    durations_s = np.where(is_meant, spans["end_s"] - spans["onset_s"], 0.0)
+    times_s = spans[["onset_s", "end_s"]].to_numpy().ravel()
+    sums_s = np.cumsum(np.column_stack([np.zeros(len(spans)), durations_s]).ravel())
+    return np.interp(points_s, times_s, sums_s) if len(spans) else np.zeros(len(points_s))
+
+
+def _check_others(others: pd.DataFrame, spans: pd.DataFrame, n_filled: int, path: Path) -> None:
+    """Refuse a text that stands where no stage does: it may be a stage in another spelling."""
+    lasts_s = others["duration_s"].fillna(0.0).clip(lower=1.0)
+    borders_s = np.concatenate([others["onset_s"], others["onset_s"] + lasts_s])
+    covered_s = np.diff(_covered(spans, borders_s, np.ones(len(spans), bool)).reshape(2, -1), axis=0)[0]
+    is_alone = (covered_s < lasts_s / 2) | (n_filled > 0)
+    for place, text in others["text"][is_alone].items():
+        if not _BESIDE.search(text):
+            raise ValueError(
+                f"{path}, stage {place + 1}: {text!r} is no known stage. Rename or remove it. Known, in any "
+                f"capitals: {', '.join(filter(None, STAGE_TEXTS))}."
             )
-        if ((duration_s > 0) & (duration_s % 20 == 0)).all():
-            way_out += f" {_TWENTY_SECONDS}"
+
+
+def _check_unit(spans: pd.DataFrame, signal_s: float, sfreq_hz: float, path: Path) -> None:
+    """Refuse a hypnogram that is far longer than its signal, or that fits it in another unit than seconds."""
+    scored = spans[spans["code"] >= 0]
+    total_s = scored["end_s"].max() - scored["onset_s"].min()
+    if not total_s > 0:
+        return
+    units_s = {**_UNITS_S, f"samples at {sfreq_hz:g} Hz": 1 / sfreq_hz}
+    off = {unit: abs(np.log(total_s * unit_s / signal_s)) for unit, unit_s in units_s.items()}
+    unit = min(off, key=off.__getitem__)
+    is_likely = off[unit] < np.log(1.35)
+    is_in_epochs = _fits(spans["onset_s"].to_numpy(), spans["duration_s"].to_numpy(), EPOCH_S)
+    if total_s > 4 * signal_s or (is_likely and total_s < signal_s and not is_in_epochs):
+        probably = f"Are they {unit}? Then multiply them by {units_s[unit]:g}." if is_likely else ""
         raise ValueError(
-            f"{path}: annotation {i} begins {onset_s[i]:g} s after the signal's start and lasts "
-            f"{duration_s[i]:g} s, expected multiples of {EPOCH_S} s within a night. Epochs are counted from "
-            f"the signal's start, or from lights_off. {way_out}"
+            f"{path} scores {total_s:g} s by its times, and the signal lasts {signal_s:g} s; expected "
+            f"seconds, and a night of about that length. {probably or 'Are both of one night?'}"
         )
-    first = nearest.astype(int)
-    end = first + count.astype(int)
-    overlapping = np.flatnonzero(first[1:] < end[:-1])
-    if len(overlapping):
-        before = overlapping[0]
+
+
+def _fits(onset_s: NDArray[np.float64], duration_s: NDArray[np.float64], length_s: int) -> bool:
+    """Say whether epochs of this length hold these spans; the last may have been cut short."""
+    times_s = np.concatenate([onset_s, duration_s[:-1]])
+    is_whole = np.abs(times_s - length_s * np.rint(times_s / length_s)) <= _TOLERANCE_S
+    # Spans of 25 s and 30 s are no epochs of 5 s: one of 5 s must be among them.
+    is_seen = length_s == EPOCH_S or (np.abs(duration_s - length_s) <= _TOLERANCE_S).any()
+    return bool(is_whole.all() and (duration_s[:-1] > length_s / 2).all() and is_seen)
+
+
+def _snap(spans: pd.DataFrame, begin_s: float, path: Path) -> int:
+    """Find the length of the hypnogram's epochs, and round its times to it."""
+    onset_s, duration_s = spans["onset_s"].to_numpy(), spans["duration_s"].to_numpy()
+    length_s = next((length for length in _LENGTHS_S if _fits(onset_s, duration_s, length)), None)
+    if length_s is None:
+        phases_s = np.round(onset_s % EPOCH_S, 2)
+        way_out = "Score the night on the signal's own grid, or correct the times."
+        if (phases_s == phases_s[0]).all() and _fits(onset_s - onset_s[0], duration_s, EPOCH_S):
+            off_s = np.round((begin_s + onset_s[0]) % EPOCH_S, 2)
+            way_out = f"All begin {off_s:g} s off the grid: lights_off={off_s:g} counts from there."
+        is_off = np.abs(onset_s - EPOCH_S * np.rint(onset_s / EPOCH_S)) > _TOLERANCE_S
+        is_off |= np.abs(duration_s - EPOCH_S * np.rint(duration_s / EPOCH_S)) > _TOLERANCE_S
+        i = int(is_off.argmax())
         raise ValueError(
-            f"{path}: annotation {before + 1} begins at epoch {first[before + 1]}, expected {end[before]} or "
-            "later, where the one before it ends."
+            f"{path}: annotation {i}, {spans['text'][i]!r}, begins {begin_s + onset_s[i]:g} s after the "
+            f"signal's start and lasts {duration_s[i]:g} s, expected multiples of {EPOCH_S} s (or, for all, "
+            f"of a shorter epoch). Epochs are counted from the signal's start, or from lights_off. {way_out}"
         )
-    return first, end
+    n_epochs = np.rint(duration_s / length_s)
+    n_epochs[-1] = np.floor((duration_s[-1] + _TOLERANCE_S) / length_s)  # the rest is no whole epoch
+    spans["onset_s"] = length_s * np.rint(onset_s / length_s)
+    spans["end_s"] = spans["onset_s"] + length_s * n_epochs
+    return length_s
+
+
+def _seconds_of_stages(spans: pd.DataFrame, n_epochs: int) -> np.ndarray:
+    """How many seconds each stage, no stage by a mark, and nothing fill: (7, n_epochs, 2 halves)."""
+    borders_s = EPOCH_S / 2 * np.arange(2 * n_epochs + 1)
+    codes = spans["code"].to_numpy()
+    before_s = [_covered(spans, borders_s, codes == code) for code in (*range(len(STAGES)), UNSCORED)]
+    halves_s = np.round(np.diff(before_s, axis=1), 3)
+    halves_s = np.vstack([halves_s, EPOCH_S / 2 - halves_s.sum(axis=0)])
+    return halves_s.reshape(-1, n_epochs, 2)
+
+
+def _has_rem_in_deep_sleep(stages: NDArray[np.int8]) -> bool:
+    """Say whether REM lies right between two N3, or between two N3 of sleep's first half hour.
+
+    Neither occurs in 113 nights of 58 people of Sleep-EDF; an S4 that is taken for REM does it.
+    """
+    night = "".join(map(str, stages[stages != UNSCORED])).lstrip("0")
+    return bool(re.search("34+3", night) or re.search("3.*4.*3", night[:60]))

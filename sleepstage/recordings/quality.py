@@ -72,7 +72,7 @@ def check_peak_to_peak(amplitude_uv: float, source: str | Path) -> None:
         raise ValueError(
             f"{source} has a median peak-to-peak amplitude of {amplitude_uv:.3g} uV, expected {low:g} to "
             f"{high:g} uV. Probably {cause.format(gain=_TYPICAL_UV / amplitude_uv)}. Correct it where it was "
-            "made, or give read_recording that factor as `gain`."
+            "made, or multiply the values by that factor; for a file, read_recording does it (`gain`)."
         )
 
 
@@ -96,7 +96,8 @@ def unusual_amplitude(eeg_uv: NDArray[np.floating]) -> list[str]:
     if amplitude_uv < 47 / 3 or amplitude_uv > 221 * 3:
         notes.append(
             f"the median peak-to-peak amplitude of an epoch is {amplitude_uv:.0f} uV (47 to 221 in 113 "
-            "nights of Sleep-EDF): is an amplifier's gain still in it? It is left; `gain` takes it off"
+            "nights of Sleep-EDF): is an amplifier's gain still in it? It is left; read_recording's `gain` "
+            "takes it off"
         )
     offset_uv = _median(complete.mean(axis=1, dtype=float))
     deviation_uv = _median(complete.std(axis=1, dtype=float))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..files import DATA_DIR, check_exists
 from ..stages import STAGE_CODES, UNSCORED, stage_codes
-from .edf import Channel, read_channel, warn
+from .channel import Channel, read_channel, warn
 from .hypnogram import EPOCH_S, align_stages
 from .quality import check_unit, epoch_quality, unusual_amplitude
 
@@ -152,6 +152,7 @@ def read_recording(
     recording: str | None = None,
     lights_off: str | float | None = None,
     gain: float = 1.0,
+    convention: str = "aasm",
 ) -> Recording:
     """Read one channel of a night, and its hypnogram if there is one.
 
@@ -168,9 +169,9 @@ def read_recording(
         GDF or Neuroscan (``.cnt``; where MNE cannot tell the width of its samples, export it as EDF). Or
         what MNE has opened already; it is not changed.
     hypnogram : path, optional
-        An EDF+ file whose annotations are the stages (see `sleepstage.stages.STAGE_TEXTS`), or text
-        (``.csv``, ``.tsv``, ``.txt``): a table with the columns onset, duration (in seconds) and stage, or
-        one stage a line.
+        An EDF+ file whose annotations are the stages (see `sleepstage.stages.STAGE_TEXTS`), the XML of NSRR,
+        or text (``.csv``, ``.tsv``, ``.txt``, ``.eannot``): a table with the columns onset, duration (in
+        seconds) and stage, or one stage a line. Epochs of 20, 10 or 5 s are laid on ours by the majority.
     channel : str
         The channel's name as it stands in the file; only this one is loaded.
     wake_margin_min : float or None
@@ -188,6 +189,9 @@ def read_recording(
     gain : float
         What the file's values are multiplied by: for a header that gives a wrong unit, or an amplifier's
         gain that was not taken off.
+    convention : str
+        How whole numbers in the hypnogram stand for stages: ``"aasm"`` (4 is REM), or ``"rk"``, ``"mesa"`` or
+        ``"isruc"`` (4 is S4, 5 is REM).
 
     Returns
     -------
@@ -203,11 +207,16 @@ def read_recording(
         shows that the unit is wrong; if lights-off is outside the recording; if the hypnogram holds unknown
         stages, does not fit the signal's 30-s grid or does not overlap with it.
     """
-    if wake_margin_min is not None and not wake_margin_min >= 0:
+    if not isinstance(psg, str | Path | mne.io.BaseRaw):
+        raise ValueError(
+            f"psg is of type {type(psg).__name__}, expected a path or what MNE has opened. An array becomes "
+            "a night by Recording(eeg_uv, sfreq_hz, ...), with the shape (n_epochs, n_samples)."
+        )
+    if wake_margin_min is not None and not (isinstance(wake_margin_min, Real) and wake_margin_min >= 0):
         raise ValueError(
             f"wake_margin_min is {wake_margin_min!r}, expected minutes >= 0, or None to keep all."
         )
-    if not 1e-9 <= abs(gain) <= 1e9:
+    if not (isinstance(gain, Real) and 1e-9 <= abs(gain) <= 1e9):
         raise ValueError(
             f"gain is {gain!r}, expected a factor such as 1e-6 for microvolts labelled as volts."
         )
@@ -220,7 +229,9 @@ def read_recording(
     stages, marked, about = None, np.zeros(len(eeg_uv), dtype=bool), list[str]()
     if hypnogram is not None:
         lights_off_s = None if lights_off is None else begin_s
-        stages, marked, about = align_stages(Path(hypnogram), source.start, len(eeg_uv), lights_off_s)
+        stages, marked, about = align_stages(
+            Path(hypnogram), source.start, len(eeg_uv), lights_off_s, convention, source.sfreq_hz
+        )
     kept = _without_long_wake(stages, len(eeg_uv), wake_margin_min)
     left_s = round(len(source.signal_uv) / source.sfreq_hz - begin_s - EPOCH_S * len(eeg_uv), 2)
     n_cut = len(eeg_uv) - kept.stop
@@ -231,7 +242,7 @@ def read_recording(
         f"the file's values are multiplied by {gain:g}, as asked": gain != 1,
         f"the last {left_s:g} s are no whole epoch and are left out": left_s > 0,
         f"{kept.start} epochs before the night and {n_cut} after it are left out": kept.start + n_cut > 0,
-        f"{n_marked} epochs are movement time or '?': kept as -1": n_marked > 0,
+        f"{n_marked} epochs are movement time, '?' or alike: kept as -1": n_marked > 0,
         f"{n_outside} epochs are not in the hypnogram: kept as -1": n_outside > 0,
     }
     name, start = source.path.stem, source.start
@@ -306,7 +317,7 @@ def _seconds_to_lights_off(lights_off: str | float, start: datetime | None) -> f
     return (moment + timedelta(days=moment < start) - start).total_seconds()
 
 
-def _whole_epochs(source: Channel, begin_s: float) -> NDArray[np.float64]:
+def _whole_epochs(source: Channel, begin_s: float) -> NDArray[np.float32]:
     """The epochs after lights-off, (n_epochs, n_samples).
 
     If 30 s are not a whole number of samples, each epoch begins at the sample nearest to its exact time.
@@ -330,7 +341,7 @@ def _without_long_wake(stages: NDArray[np.int8] | None, n_epochs: int, margin_mi
     sleep = np.array([]) if stages is None else np.flatnonzero(stages > STAGE_CODES["W"])
     if margin_min is None or len(sleep) == 0:
         return slice(0, n_epochs)
-    margin = int(margin_min * 60 // EPOCH_S)
+    margin = int(min(margin_min * 60 // EPOCH_S, n_epochs))
     return slice(max(0, int(sleep[0]) - margin), min(n_epochs, int(sleep[-1]) + 1 + margin))
 
 
@@ -370,7 +381,7 @@ def person_in_name(recording: str) -> int | str | None:
     # Sleep-EDF's SC4ssNE0: ss is the person, N the night, E0 the equipment; ST7ssNJ0 is of other people.
     if named := re.match(r"(SC4|ST7)(\d\d)\d[A-Z]\d", recording):
         return int(named[2]) if named[1] == "SC4" else f"ST{named[2]}"
-    named = re.match("sub-([A-Za-z0-9]+)_ses-", recording)
+    named = re.match("sub-([A-Za-z0-9]+)_", recording)
     return named[1] if named else None
 
 

@@ -92,14 +92,17 @@ def test_one_stage_more_than_whole_epochs_is_the_last_one_cut_short(tmp_path):
         ("onset,duration\n0,30\n", "names onset, duration; expected the columns onset, duration, stage"),
         ("onset,duration,stage\n0,30,N2\n30,30\n", "line 3: expected 3 cells"),
         ("onset,duration,stage\n22:00,30,N2\n", "must be seconds, as in 30.5"),
-        ("onset,duration,stage\n0,nan,N2\n", "lasts nan s, expected"),
-        ("onset,duration,stage\n0,30,N4\n", "stage 1: 'N4' is no known stage"),
-        ("onset,duration,stage\n0,60,N2\n30,30,N2\n", "annotation 1 begins at epoch 1, expected 2"),
-        ("onset,duration,stage\n0,20,W\n20,20,N1\n", "Epochs of 20 s cannot be laid"),
+        ("onset,duration,stage\n0,1_0,N2\n", "must be seconds, as in 30.5 .'1_0' is no number"),
+        ("onset,duration,stage\n0,-30,N2\n", "lasts -30 s, expected seconds within a night"),
+        ("onset,duration,stage\n1e999,30,N2\n", "begins at inf s"),
+        ("onset,duration,stage\n0,30,N5\n", "stage 1: 'N5' is no known stage"),
+        ("onset,duration,stage\n0,60,N2\n30,30,N2\n", "begins at 30 s, expected 60 s.*If two people"),
+        ("onset,duration,stage\n0,25,W\n25,20,N1\n", "lasts 25 s, expected multiples of 30 s"),
         ("onset,duration,stage\n900,30,N2\n", "expected some of 0 to 5"),
-        ("0\n1\n5\n0\n0\n0\n", "stage 3: '5' is no known stage. A 5 is REM where 4 is S4"),
+        ("0\n1\n5\n0\n0\n0\n", "stage 3: 5 is no known stage.*By convention='rk'.* it is one"),
+        ("0\n1\n8\n0\n0\n0\n", "stage 3: 8 is no known stage.*Write names"),
         ("0\n1\n2\n", "holds 3 stages without times, expected 6"),
-        ("0\n" * 9, "as many as epochs of 20 s"),
+        ("0\n" * 8, "holds 8 stages without times, expected 6"),
         ("W, N1\nW, N1\n", "expected the columns"),
     ],
 )
@@ -111,6 +114,6 @@ def test_what_is_no_hypnogram_is_refused(text, message, tmp_path):
 def test_missing_and_binary_files_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no file .*nothing.csv, expected a hypnogram"):
         read_recording(demo_paths()[0], hypnogram=tmp_path / "nothing.csv")
-    (tmp_path / "h.txt").write_bytes(b"\xff\xfe\x00W")
-    with pytest.raises(ValueError, match="no UTF-8 text"):
+    (tmp_path / "h.txt").write_bytes(b"W\x00\n\x00" * 6)
+    with pytest.raises(ValueError, match="is no text: it holds zeros"):
         align_stages(tmp_path / "h.txt", None, 6)

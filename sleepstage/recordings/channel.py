@@ -1,0 +1,351 @@
+"""One channel of a recording of any format, in microvolts, in which every sample is at its clock time.
+
+When a recording is paused, recorders store the samples before and after the pause without a space between
+them. Without a correction, everything after the pause would be too early, and its epochs would get wrong
+stages.
+"""
+
+import os
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import mne
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from .edf import MAX_SAMPLES, SUFFIXES, EdfFile, Event
+
+# What EEGLAB, MNE and ANT call the place where two stretches meet, and EEGLAB's and GDF's numbers for it.
+_SEAMS = frozenset({"boundary", "bad boundary", "edge boundary", "amplifier disconnected"})
+_SEAM_NUMBERS = {".set": ("-99", "-99.0"), ".fdt": ("-99", "-99.0"), ".gdf": ("32766",)}
+
+_ROUNDING_S = 0.02  # of times in files
+_DRIFT_S = 1.0  # within a night, the amplifier's clock and the computer's drift apart by less
+_LONGEST_PAUSE_S = 86_400  # what is longer is a wrong date
+
+_NEW_SEGMENT = re.compile(r"^Mk\d+=New Segment,[^,\n]*,(\d+),[^,\n]*,[^,\n]*,?(\d*)\s*$", re.MULTILINE)
+_NAMED_FILE = re.compile(r"^\s*(Data|Marker)File\s*[=:]\s*(.*?)\s*$", re.MULTILINE | re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One channel of a recording, at the rate of its file.
+
+    Attributes
+    ----------
+    signal_uv : numpy.ndarray, float32, shape (n_times,)
+        In microvolts; NaN where the recording was paused.
+    sfreq_hz : float
+    start : datetime.datetime or None
+        When the first sample was taken: the recorder's local clock, labelled as UTC.
+    path : pathlib.Path
+        The file, ``"unnamed"`` if there is none.
+    notes : list of str
+        What is unusual about the file.
+    """
+
+    signal_uv: NDArray[np.float32]
+    sfreq_hz: float
+    start: datetime | None
+    path: Path
+    notes: list[str]
+
+
+def read_channel(psg: str | Path | mne.io.BaseRaw, channel: str, gain: float) -> Channel:
+    """Read one channel of a recording, and lay it out by the clock.
+
+    Parameters
+    ----------
+    psg : path or mne.io.BaseRaw
+        What MNE has opened already is not changed.
+    channel : str
+    gain : float
+        What the values are multiplied by.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is of no format that is read, or damaged; if it lacks the channel; if a pause is of
+        unknown length or longer than a day, or the clock goes back.
+
+    Warns
+    -----
+    UserWarning
+        If an EDF or BDF file is shorter than its header announces, or the recording was paused.
+    """
+    if isinstance(psg, mne.io.BaseRaw):
+        source = _of_raw(psg, channel, Path(psg.filenames[0] or "unnamed"))
+    else:
+        source = _of_file(Path(psg), channel)
+    signal_uv, missing_s = _by_the_clock(source)
+    notes = source.notes
+    if missing_s:
+        notes.append(f"the recording was paused: {missing_s:g} s are missing; by the clock, they are NaN")
+    for note in notes:
+        warn(f"{source.path}: {note}.")
+    return Channel(signal_uv * np.float32(gain), source.sfreq_hz, source.start, source.path, notes)
+
+
+def warn(message: str) -> None:
+    """Warn at the line outside this package that asked for a night."""
+    package = f"{__name__.split('.')[0]}."
+    frame, level = sys._getframe(), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith(package):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
+
+
+@dataclass
+class _Stored:
+    """A channel as its file stores it: without pauses, and what is known about them.
+
+    Attributes
+    ----------
+    events : list of Event
+        The onsets count from the first sample, pauses left out.
+    pauses : dict of int to float
+        What the file says beside its events: how many seconds are missing before a sample; NaN if unknown.
+    cut_s : float
+        Where MNE has cut the events; what reaches until there may have lasted longer.
+    """
+
+    path: Path
+    signal_uv: NDArray[np.float32]
+    sfreq_hz: float
+    start: datetime | None
+    events: list[Event]
+    pauses: dict[int, float]
+    notes: list[str]
+    cut_s: float = np.inf
+
+
+def _of_file(path: Path, channel: str) -> _Stored:
+    # EDF, BrainVision, EEGLAB, MNE's own, GDF and Neuroscan. MNE reads more, but by endings (.txt, .dat,
+    # .mat) that say little about what is inside.
+    suffixes = (*SUFFIXES, ".vhdr", ".set", ".fif", ".fif.gz", ".gdf", ".cnt")
+    if not path.name.lower().endswith(suffixes):
+        raise ValueError(f"{path} ends in {path.suffix!r}, expected one of {', '.join(suffixes)}.")
+    if path.suffix.lower() in SUFFIXES:
+        return _of_edf(path, channel)
+    _check_named_files(path)
+    with _explaining_damage(path):
+        raw = mne.io.read_raw(path, verbose="error")
+    _check_beside(path, raw.filenames)
+    stored = _of_raw(raw, channel, path)
+    if path.suffix.lower() == ".set":
+        # In a Raw, MNE cuts annotations where the samples end; in the file, a pause has its whole length.
+        with _explaining_damage(path):
+            stored.events, stored.cut_s = _events(mne.read_annotations(path)), np.inf
+    if path.suffix.lower() == ".vhdr":
+        stored.pauses = _pauses_of_brainvision(path, stored.sfreq_hz)
+    return stored
+
+
+def _of_edf(path: Path, channel: str) -> _Stored:
+    edf = EdfFile(path)
+    _check_channel(channel, edf.channels, path)
+    signal_uv, sfreq_hz = edf.signal_uv(channel)
+    present_s, announced_s = edf.length_s()
+    start, first_s = edf.stated_start, edf.first_onset_s
+    said = {
+        f"the file holds {present_s:.0f} s of the {announced_s:.0f} s that its header announces: the "
+        "download or the recording was interrupted. What is there is used": present_s < announced_s - 1,
+        f"the file holds {present_s:.0f} s, and its header announces {announced_s:.0f} s: all is "
+        "used": present_s > announced_s + 1,
+        f"its first record began {first_s:g} s after the start in its header, by its own time": first_s >= 1,
+    }
+    begins_s = edf.record_onsets_s if len(edf.record_onsets_s) > 1 else np.array([first_s])
+    events = []
+    for event in edf.events():
+        record = max(0, int(np.searchsorted(begins_s, event.onset_s, "right")) - 1)
+        events.append(event._replace(onset_s=record * edf.record_s + event.onset_s - begins_s[record]))
+    return _Stored(
+        path=path,
+        signal_uv=signal_uv,
+        sfreq_hz=sfreq_hz,
+        start=start and start + timedelta(seconds=first_s),
+        events=events,
+        pauses=_pauses_of_edf(edf, sfreq_hz),
+        notes=[note for note, is_so in said.items() if is_so],
+    )
+
+
+def _of_raw(raw: mne.io.BaseRaw, channel: str, path: Path) -> _Stored:
+    _check_channel(channel, raw.ch_names, path)
+    sfreq_hz, start = raw.info["sfreq"], raw.info["meas_date"]
+    if raw.n_times > MAX_SAMPLES:
+        raise ValueError(
+            f"{path} holds {raw.n_times} samples, expected at most {MAX_SAMPLES}: is it damaged?"
+        )
+    with _explaining_damage(path):
+        signal_uv = (1e6 * raw.get_data([channel], verbose="error")[0]).astype(np.float32)
+    pauses: dict[int, float] = {}
+    if path.suffix.lower() in SUFFIXES and path.is_file():
+        edf = EdfFile(path)
+        pauses = _pauses_of_edf(edf, sfreq_hz, raw.first_samp)
+        if start is not None and start == edf.stated_start:  # MNE drops the fraction of a second
+            start += timedelta(seconds=edf.first_onset_s)
+    if start is not None:  # in MNE's own format, the measurement may have begun before the first sample
+        start += timedelta(seconds=raw.first_time)
+    events = [event._replace(onset_s=event.onset_s - raw.first_time) for event in _events(raw.annotations)]
+    return _Stored(path, signal_uv, sfreq_hz, start, events, pauses, [], (raw.n_times - 0.5) / sfreq_hz)
+
+
+def _events(annotations: mne.Annotations) -> list[Event]:
+    """Whose onsets count from where they count in MNE."""
+    return [Event(note["onset"], note["duration"], note["description"]) for note in annotations]
+
+
+def _check_channel(channel: str, present: list[str], path: Path) -> None:
+    if channel not in present:
+        names = ", ".join(map(repr, present)) or "none (is it the hypnogram?)"
+        raise ValueError(f"{path} has no channel {channel!r}. Present: {names}. Pass one as `channel`.")
+
+
+def _check_named_files(header: Path) -> None:
+    """Refuse a BrainVision header that names files elsewhere, or a pipe, which would never end."""
+    if header.suffix.lower() != ".vhdr":
+        return
+    for _, name in _named_files(header):
+        place = header.parent / name
+        if Path(name).name != name or (place.exists() and not place.is_file()):
+            raise ValueError(
+                f"{header} names the file {name!r}, expected a file beside it, by its name alone."
+            )
+
+
+def _named_files(header: Path) -> list[tuple[str, str]]:
+    """Give the kinds and names of a BrainVision header's files."""
+    if header.stat().st_size > 10_000_000:
+        raise ValueError(f"{header} is larger than 10 MB, expected a header: a few lines for each channel.")
+    text = header.read_text(encoding="utf-8", errors="surrogateescape")
+    return [(kind.lower(), name) for kind, name in _NAMED_FILE.findall(text)]
+
+
+def _check_beside(path: Path, files: tuple[Path | None, ...]) -> None:
+    """Refuse what MNE found elsewhere."""
+    folders = (path.absolute().parent, path.resolve().parent)
+    for file in filter(None, files):
+        if Path(os.path.abspath(file)).parent not in folders:
+            raise ValueError(f"{path} names the file {str(file)!r}, expected a file beside it.")
+
+
+@contextmanager
+def _explaining_damage(path: Path) -> Iterator[None]:
+    """Turn MNE's errors over a damaged file, which are of many kinds, into one that says what to do."""
+    try:
+        yield
+    except (MemoryError, PermissionError, NameError):  # the file may be whole
+        raise
+    except Exception as error:
+        cause = "is probably truncated or damaged: compare its size with the source and fetch it again"
+        if isinstance(error, NotImplementedError | ImportError):  # EEGLAB's files of MATLAB 7.3, for one
+            cause = "is of a kind that is not read here"
+        said = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path} {cause}; or export it as EDF where it was made. ({said})") from error
+
+
+def _by_the_clock(stored: _Stored) -> tuple[NDArray[np.float32], float]:
+    """Put NaN where a recording was paused, (n_times and what is missing,); and say how many seconds."""
+    n_times, sfreq_hz = len(stored.signal_uv), stored.sfreq_hz
+    lost = np.zeros(n_times, dtype=bool)
+    for onset_s, duration_s, text in stored.events:
+        # MNE puts zeros there: the clock is right, but nothing was recorded.
+        if text in ("BAD_ACQ_SKIP", "BAD_disconnection"):
+            lost[_sample(onset_s, stored) : _sample(onset_s + duration_s, stored)] = True
+    found = sorted((_pauses_told(stored) | stored.pauses).items())
+    pauses = {at: lost_s for at, lost_s in found if 0 < at < n_times and lost_s}
+    for at, lost_s in pauses.items():
+        _check_pause(lost_s, at / sfreq_hz, stored.path)
+    total_s = sum(pauses.values())
+    if total_s > _LONGEST_PAUSE_S or n_times + total_s * sfreq_hz > MAX_SAMPLES:
+        raise ValueError(
+            f"{stored.path} was paused {len(pauses)} times for {total_s:g} s in all, expected at most a day. "
+            "Correct the times."
+        )
+    # Rounded as a sum: the rounding of hundreds of pauses must not add up.
+    n_missing = np.diff(np.rint(sfreq_hz * np.cumsum([0.0, *pauses.values()])).astype(int))
+    stored.signal_uv[lost] = np.nan
+    places = np.repeat(np.fromiter(pauses, int), n_missing)
+    signal_uv = np.insert(stored.signal_uv, places, np.nan) if len(places) else stored.signal_uv
+    return signal_uv, float(lost.sum() + n_missing.sum()) / sfreq_hz
+
+
+def _sample(onset_s: float, stored: _Stored) -> int:
+    """The first sample at an event's time or after it; EEGLAB's boundaries lie between two."""
+    last_s = len(stored.signal_uv) / stored.sfreq_hz  # a time beyond may be any number
+    return int(np.ceil(np.round(min(max(onset_s, 0.0), last_s) * stored.sfreq_hz, 3)))
+
+
+def _pauses_told(stored: _Stored) -> dict[int, float]:
+    """Find the pauses that events tell: how many seconds are missing before a sample; NaN if unknown."""
+    pauses: dict[int, float] = {}
+    numbers = _SEAM_NUMBERS.get(stored.path.suffix.lower(), ())
+    for onset_s, duration_s, description in stored.events:
+        text = description.lower()
+        # In BrainVision, a marker has its type before its text, and its duration is not the pause's.
+        is_seam = text in numbers or text.rpartition("/")[2].strip() in _SEAMS
+        if is_seam or text.startswith("new segment/"):
+            is_known = duration_s > 0 and (text == "boundary" or text in numbers)
+            is_known &= onset_s + duration_s < stored.cut_s
+            at = _sample(onset_s, stored)
+            pauses[at] = pauses.get(at, 0.0) + (duration_s if is_known else np.nan)
+    return pauses
+
+
+def _check_pause(lost_s: float, at_s: float, path: Path) -> None:
+    if 0 < lost_s <= _LONGEST_PAUSE_S:
+        return
+    length = f"for {lost_s:g} s by its own times; expected more than 0 s and at most a day. Correct the times"
+    if np.isnan(lost_s):
+        length = "and it is not known for how long. If you passed a Raw, pass its file, which may say"
+    raise ValueError(
+        f"{path} was paused {at_s:g} s after its first sample, {length}. Or export the recording as EDF+D, "
+        "which keeps the times; or pass each stretch between pauses, raw.copy().crop(begin, end), with a "
+        "hypnogram of its own."
+    )
+
+
+def _pauses_of_brainvision(header: Path, sfreq_hz: float) -> dict[int, float]:
+    """Find the pauses from the dates of the segments in the marker file."""
+    places = [header.parent / name for kind, name in _named_files(header) if kind == "marker"]
+    places += [header.with_suffix(".vmrk")] if places else []  # as MNE looks for it
+    markers = next((place.read_text(encoding="latin-1") for place in places if place.is_file()), "")
+    segments = {int(position) - 1: date for position, date in _NEW_SEGMENT.findall(markers)}
+    dates = pd.Series(segments, dtype=str).sort_index()
+    starts = pd.to_datetime(dates, format="%Y%m%d%H%M%S%f", errors="coerce")  # to the microsecond
+    lost_s = starts.diff().dt.total_seconds() - np.diff(dates.index, prepend=0) / sfreq_hz
+    lost_s[lost_s.between(-_DRIFT_S, _ROUNDING_S, inclusive="neither")] = 0.0
+    return lost_s.iloc[1:].to_dict()
+
+
+def _pauses_of_edf(edf: EdfFile, sfreq_hz: float, first_sample: int = 0) -> dict[int, float]:
+    """Find the pauses from the times of the data records, whether the file is marked as paused or not."""
+    lost_s = np.diff(edf.record_onsets_s) - edf.record_s
+    is_pause = ~(np.abs(lost_s) <= _ROUNDING_S)  # a time that is NaN as well
+    drift_s = np.abs(np.cumsum(np.where(is_pause, 0.0, lost_s))).max(initial=0.0)
+    if drift_s > _DRIFT_S:
+        raise ValueError(
+            f"{edf.path}: its records begin {np.median(lost_s) + edf.record_s:.6g} s apart by their own "
+            f"times, and the header's duration of a data record is {edf.record_s:g} s: the clock goes wrong "
+            f"by {drift_s:.1f} s. Correct the duration, or export the recording again."
+        )
+    pauses = {}
+    for record in np.flatnonzero(is_pause):
+        at = round((record + 1) * edf.record_s * sfreq_hz) - first_sample
+        if at <= 0:
+            raise ValueError(
+                f"This Raw begins after a pause of {edf.path}, so its clock is wrong. Pass the path of the "
+                "file, and as lights_off where epochs begin."
+            )
+        pauses[at] = float(lost_s[record])
+    return pauses
