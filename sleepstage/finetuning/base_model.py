@@ -17,18 +17,29 @@ import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pooch
 import torch
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, LlamaForCausalLM
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    LlamaForCausalLM,
+)
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 from transformers.utils import cached_file
 from transformers.utils import logging as hf_logging
 
 from ..dataset.windows import label_token_ids, tokenizer_hash
 from ..files import read_json
-from .settings import OFFLINE_MODEL, detect
+from .settings import OFFLINE_MODEL, REPEATED_KEYS, detect
 
 log = logging.getLogger(__name__)
 
@@ -171,6 +182,24 @@ def check_finite(weights: Iterable[tuple[str, torch.Tensor]]) -> None:
                 f"the weights {name} are NaN, infinite or too large for {weight.dtype}, so nothing was "
                 "written. The training went wrong: train again with a third of the learning rate."
             )
+
+
+def _repeated_keys_attention(
+    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any
+) -> tuple[torch.Tensor, None]:
+    """Do what transformers' ``sdpa`` does, with a copy of the keys and values for each head that shares them.
+
+    Asked to share them itself, PyTorch takes its slowest kernel on cards before compute capability 8.
+    """
+    groups = getattr(module, "num_key_value_groups", 1)
+    shares_nothing: Any = SimpleNamespace(is_causal=getattr(module, "is_causal", True))
+    return sdpa_attention_forward(
+        shares_nothing, query, repeat_kv(key, groups), repeat_kv(value, groups), *args, **kwargs
+    )
+
+
+AttentionInterface.register(REPEATED_KEYS, _repeated_keys_attention)
+AttentionMaskInterface.register(REPEATED_KEYS, sdpa_mask)
 
 
 def set_attention(model: Any, bidirectional: bool) -> None:

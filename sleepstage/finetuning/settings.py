@@ -20,6 +20,8 @@ OFFLINE_MODEL = "smollm2-135m-instruct"
 
 LLAMA_3B = "unsloth/Llama-3.2-3B-Instruct-bnb-4bit"  # in NF4 already, and not gated as Meta's own is
 
+REPEATED_KEYS = "sdpa_repeated_keys"  # the attention that sleepstage.finetuning.base_model gives transformers
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -46,6 +48,7 @@ class TrainingConfig:
     margin_epochs: int = 0  # 60 where nights were cut around sleep by the expert's stages
     blur: float = 0.0  # share of digits moved by a level, so that people are not learned by heart
     partial_share: float = 0.0  # share of nights shown in part, 2 to 6 hours: recordings may begin late
+    hinted_share: float = 0.5  # share of nights with hints: one model that reads them, and needs none
     checkpoint_steps: int = 50  # some minutes: what is lost when the machine is taken away
     seed: int = 0  # of window borders and of the first low-rank matrices
 
@@ -78,6 +81,7 @@ _RANGES: dict[str, tuple[float, ...]] = {
     "margin_epochs": (0, 480),  # four hours: with more, little of a night is left
     "blur": (0, 1),
     "partial_share": (0, 1),
+    "hinted_share": (0, 1),
     "checkpoint_steps": (1, 1_000_000),
     "seed": (0, 2**32 - 1),  # numpy's generators take no other
 }
@@ -127,7 +131,7 @@ class Preset:
     batches_per_step: int
     memory_gib: float
     peak_tflops: float | None
-    attention: str = "sdpa"  # FlashAttention-2 needs compute capability 8; PyTorch's own runs everywhere
+    attention: str = "sdpa"  # PyTorch's own, which runs everywhere
 
     def __str__(self) -> str:
         checkpointing = ", gradient checkpointing" * self.gradient_checkpointing
@@ -177,22 +181,23 @@ T4 = Preset(
     base=LLAMA_3B,
     on_gpu=True,
     dtype=torch.float16,  # compute capability 7.5 has no bfloat16: it is emulated, and slow
-    optimizer="paged_adamw_8bit",  # a quarter of the memory for states; they move to the host if it is short
+    optimizer="adamw_torch_fused",  # in 8 bits it would save 0.15 GiB, and has open bugs at resume
     gradient_checkpointing=True,  # half more operations for a tenth of the activations
     windows_per_batch=4,  # enough to keep the card busy
     batches_per_step=1,
     memory_gib=14.7,  # of its 16 GB, what a program gets to see
     peak_tflops=65.0,  # NVIDIA's data sheet, float16 with tensor cores
+    attention=REPEATED_KEYS,  # shared keys would take the slowest kernel; 0.87 s a step became 0.68 (GPUS.md)
 )
 
 AMPERE = replace(
     T4,
     name="ampere",
     dtype=torch.bfloat16,  # from compute capability 8: float32's range, so that no loss has to be scaled
-    optimizer="adamw_torch_fused",  # 0.2 GB of states need no compression here
     gradient_checkpointing=False,  # its memory has room for the activations: the plan says how much
     memory_gib=22.0,  # an L4, the smallest of these cards that Colab has
     peak_tflops=121.0,  # NVIDIA's data sheet for the L4; an A100 has 312
+    attention="sdpa",  # its flash kernel shares keys by itself
 )
 
 PRESETS = {preset.name: preset for preset in (CPU, T4, AMPERE)}

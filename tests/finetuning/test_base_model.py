@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 import sleepstage as ss
 from sleepstage.finetuning import base_model
-from sleepstage.finetuning.settings import CPU
+from sleepstage.finetuning.settings import CPU, T4
 
 
 def test_prepared_model_is_the_expected_llama(smollm2_tokenizer):
@@ -165,6 +165,30 @@ def test_weights_are_looked_at_without_a_copy(dtype):
         weight[77] = wrong
         with pytest.raises(ValueError, match="the weights w are NaN, infinite"):
             base_model.check_finite([("w", weight)])
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_heads_get_keys_of_their_own_on_a_t4(bidirectional, tiny_base, monkeypatch):
+    """PyTorch's memory-efficient kernel, the best that a T4 has, cannot share keys between heads."""
+    calls, attend = [], torch.nn.functional.scaled_dot_product_attention
+
+    def watched(query, key, value, **settings):
+        calls.append((query.shape[1], key.shape[1], value.shape[1], settings))
+        return attend(query, key, value, **settings)
+
+    ids, logits = torch.tensor([[33, 34, 42, 35, 36]]), {}
+    for attention in ("sdpa", T4.attention):
+        monkeypatch.setattr(base_model, "detect", lambda: replace(CPU, attention=attention))  # noqa: B023
+        model = ss.load_base(tiny_base, nf4=False)
+        base_model.set_attention(model, bidirectional)
+        with monkeypatch.context() as patch, torch.inference_mode():
+            patch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+            logits[attention] = model(ids).logits
+    torch.testing.assert_close(logits[T4.attention], logits["sdpa"])
+    assert [call[:3] for call in calls] == [(4, 2, 2)] * 2 + [(4, 4, 4)] * 2
+    for *_, settings in calls[2:]:
+        assert not settings.get("enable_gqa") and settings["attn_mask"] is None
+        assert settings["is_causal"] != bidirectional
 
 
 @pytest.fixture
