@@ -5,7 +5,7 @@ the same for all of them.
 """
 
 import sys
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import psutil
@@ -37,7 +37,7 @@ class TrainingConfig:
     nf4: bool = True  # the Q of QLoRA: a third of the weights' memory; a CPU is a tenth slower
     lora_rank: int = 16  # 4.9 M trainable parameters beside 135 M frozen ones
     lora_alpha: int = 32  # the usual twice the rank
-    learning_rate: float = 1e-3  # higher became unstable after short warm-ups
+    learning_rate: float | None = None  # by the base model's width, learning_rate_for
     warmup_steps: int = 10  # the first hundred losses tell whether it was enough
     n_steps: int = 100  # a first result; a cohort takes thousands
     max_minutes: float | None = None  # no limit
@@ -56,10 +56,10 @@ class TrainingConfig:
         """Refuse a setting that would only fail, or train nothing, after the model is loaded."""
         for name in ("base", "start_from"):  # a Path may be given, and train.json keeps text
             object.__setattr__(self, name, getattr(self, name) and str(getattr(self, name)))
-        for field in fields(self):
-            value, span = getattr(self, field.name), _RANGES.get(field.name)
-            if span and not (value is None and field.default is None):
-                check_number(value, field.name, *span, whole=isinstance(field.default, int))
+        for setting in fields(self):
+            value, span = getattr(self, setting.name), _RANGES.get(setting.name)
+            if span and not (value is None and setting.default is None):
+                check_number(value, setting.name, *span, whole=isinstance(setting.default, int))
         if len(self.class_weights) != len(STAGES):
             raise ValueError(
                 f"got {len(self.class_weights)} class weights, expected one for each of {STAGES}"
@@ -86,6 +86,21 @@ _RANGES: dict[str, tuple[float, ...]] = {
     "seed": (0, 2**32 - 1),  # numpy's generators take no other
 }
 """What a setting may be: its least value, and its greatest if there is one."""
+
+
+def learning_rate_for(width: int) -> float:
+    """Give a learning rate for low-rank matrices beside a base model's layers.
+
+    At most 1e-3: with SmolLM2, 576 wide, higher became unstable after short warm-ups. With the width it falls
+    as in a published rule for LLaMA (Thinking Machines, tinker-cookbook, 2025): 3.6e-4 for Llama-3.2-3B,
+    3,072 wide.
+
+    Examples
+    --------
+    >>> [round(learning_rate_for(width), 5) for width in (576, 2048, 3072, 4096)]
+    [0.001, 0.00049, 0.00036, 0.00029]
+    """
+    return min(1e-3, 5e-4 * (2000 / width) ** 0.781)
 
 
 MANY_PEOPLE: dict[str, Any] = {
@@ -119,6 +134,8 @@ class Preset:
         The maker's figure for matrix products in ``dtype``, in 10¹² operations a second.
     attention : str
         transformers' name for the attention kernel.
+    recipe : dict
+        Further settings of :class:`TrainingConfig`.
     """
 
     name: str
@@ -132,6 +149,7 @@ class Preset:
     memory_gib: float
     peak_tflops: float | None
     attention: str = "sdpa"  # PyTorch's own, which runs everywhere
+    recipe: dict[str, Any] = field(default_factory=dict)  # nothing: the defaults are a lesson on one night
 
     def __str__(self) -> str:
         checkpointing = ", gradient checkpointing" * self.gradient_checkpointing
@@ -144,7 +162,7 @@ class Preset:
         """
         batches = max(1, self.batches_per_step // launch().num_processes)
         own = {"base": self.base, "windows_per_batch": self.windows_per_batch, "batches_per_step": batches}
-        return TrainingConfig(**{**own, **settings})
+        return TrainingConfig(**{**own, **self.recipe, **settings})
 
     def loading_settings(self) -> dict[str, Any]:
         """Give the arguments for ``from_pretrained``; each of several processes uses a GPU of its own."""
@@ -181,19 +199,26 @@ T4 = Preset(
     base=LLAMA_3B,
     on_gpu=True,
     dtype=torch.float16,  # compute capability 7.5 has no bfloat16: it is emulated, and slow
-    optimizer="adamw_torch_fused",  # in 8 bits it would save 0.15 GiB, and has open bugs at resume
+    optimizer="adamw_torch",  # the fused one hides skipped steps; 8 bits save 0.15 GiB, with bugs at resume
     gradient_checkpointing=True,  # half more operations for a tenth of the activations
     windows_per_batch=4,  # enough to keep the card busy
     batches_per_step=1,
     memory_gib=14.7,  # of its 16 GB, what a program gets to see
     peak_tflops=65.0,  # NVIDIA's data sheet, float16 with tensor cores
     attention=REPEATED_KEYS,  # shared keys would take the slowest kernel; 0.87 s a step became 0.68 (GPUS.md)
+    recipe={
+        **MANY_PEOPLE,
+        "n_steps": 1100,  # 352,000 epochs read: the cohort that ships a dozen times
+        "blur": 0.25,  # as in the adapter that ships
+        "partial_share": 0.25,  # so too
+    },
 )
 
 AMPERE = replace(
     T4,
     name="ampere",
     dtype=torch.bfloat16,  # from compute capability 8: float32's range, so that no loss has to be scaled
+    optimizer="adamw_torch_fused",  # no scaler, so no step is skipped
     gradient_checkpointing=False,  # its memory has room for the activations: the plan says how much
     memory_gib=22.0,  # an L4, the smallest of these cards that Colab has
     peak_tflops=121.0,  # NVIDIA's data sheet for the L4; an A100 has 312

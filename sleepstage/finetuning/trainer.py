@@ -9,7 +9,7 @@ From top to bottom: the loss, the trainer, its settings, what puts them together
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from .adapter import ADAPTER, Adapter, load_adapter, save_adapter
 from .calibration import HypnogramPrior
 from .callbacks import Clock, ProgressBar, Watch, training_curve
 from .checkpoints import CHECKPOINTS, MarkComplete, check_places, newest_complete
-from .settings import TrainingConfig, detect, launch
+from .settings import TrainingConfig, detect, launch, learning_rate_for
 from .training_texts import IGNORED, training_windows
 
 
@@ -104,6 +104,12 @@ class AnswerTrainer(SFTTrainer):
         self.remove_callback(PrinterCallback)  # a dictionary a line; the bar says the same
         self.add_callback(self.clock)
         self.add_callback(ProgressBar())
+
+    def create_accelerator_and_postprocess(self):
+        """Start the gradient scaler low: from its usual 2¹⁶, float16 overflows in the first steps."""
+        super().create_accelerator_and_postprocess()
+        if (scaler := self.accelerator.scaler) is not None:
+            scaler.load_state_dict({**scaler.state_dict(), "scale": 2.0**8})
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels = inputs["labels"]  # (B, T) stage codes, not vocabulary ids
@@ -222,6 +228,8 @@ def build_trainer(
         model, learned_from = started.model, started.card["subjects"]
     elif whole_model is None:
         model, new_lora = base_model.load_base(config.base, config.nf4), lora_config(config)
+    if config.learning_rate is None:
+        config = replace(config, learning_rate=learning_rate_for(model.config.hidden_size))
     tokenizer = base_model.load_tokenizer(config.base)
     run = run_identity(train_table, spec, config, tokenizer, teacher)
     n_windows = config.n_steps * config.windows_per_batch * config.batches_per_step * launch().num_processes
@@ -361,6 +369,7 @@ def training_record(trainer: AnswerTrainer, train_table: pd.DataFrame, minutes: 
         "settings": asdict(config),
         "processes": launch().num_processes,
         "steps": trainer.state.global_step,
+        "skipped_steps": trainer.state.global_step - trainer.lr_scheduler.last_epoch,  # gradients overflowed
         "minutes": round(minutes, 2),
         "curve": training_curve(trainer.state).to_dict("records"),
         "taught": trainer.run["teacher"] is not None,

@@ -51,11 +51,20 @@ def test_training_config_is_the_preset_where_nothing_else_is_asked(preset):
     config = preset.training_config(n_steps=7, windows_per_batch=3)
     assert (config.base, config.batches_per_step) == (preset.base, preset.batches_per_step)
     assert (config.n_steps, config.windows_per_batch) == (7, 3)
-    own = {"base", "windows_per_batch", "batches_per_step", "n_steps"}
+    assert all(getattr(config, name) == value for name, value in preset.recipe.items() if name != "n_steps")
+    own = {"base", "windows_per_batch", "batches_per_step", "n_steps", *preset.recipe}
     for field in fields(config):
         if field.name not in own:
             assert getattr(config, field.name) == field.default
     assert preset.windows_per_batch * preset.batches_per_step == 4
+
+
+def test_a_gpu_trains_on_many_people_as_the_adapter_that_ships_was_trained():
+    for preset in (T4, AMPERE):
+        config = preset.training_config()
+        assert config.blur > 0 and config.partial_share > 0 and config.hinted_share > 0
+        assert 1000 <= config.n_steps <= 1200 and config.warmup_steps >= 30
+    assert CPU.training_config() == ss.TrainingConfig(windows_per_batch=2, batches_per_step=2)
 
 
 @pytest.mark.parametrize(

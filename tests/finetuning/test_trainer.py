@@ -14,14 +14,15 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 import sleepstage as ss
 from sleepstage.__main__ import main
 from sleepstage.dataset.digits import night_text
 from sleepstage.dataset.windows import cut_windows
 from sleepstage.finetuning.callbacks import Clock
-from sleepstage.finetuning.trainer import build_trainer
+from sleepstage.finetuning.settings import CPU, T4
+from sleepstage.finetuning.trainer import build_trainer, training_record
 from sleepstage.finetuning.training_texts import IGNORED, blurred
 
 DIGITS = (ss.Digit("std_uv"), ss.Digit("mobility"))
@@ -139,6 +140,60 @@ def test_a_teacher_must_answer_for_every_scored_epoch(table, spec, config, tmp_p
     unscored = table.copy()
     unscored.iloc[800:, unscored.columns.get_loc("stage")] = -1
     build_trainer(unscored, spec, config, tmp_path, teacher=teacher.iloc[:800])
+
+
+@pytest.mark.parametrize(
+    ("asked", "width", "rate"), [(None, 64, 1e-3), (None, 3072, 3.6e-4), (2e-5, 64, 2e-5)]
+)
+def test_learning_rate_is_the_base_models_unless_it_is_given(
+    table, spec, config, tmp_path, monkeypatch, asked, width, rate
+):
+    def wide(*args):
+        model = load_base(*args)
+        model.config.hidden_size = width
+        return model
+
+    load_base = ss.load_base
+    monkeypatch.setattr("sleepstage.finetuning.base_model.load_base", wide)
+    trainer = build_trainer(table, spec, replace(config, learning_rate=asked), tmp_path)
+    assert trainer.args.learning_rate == pytest.approx(rate, rel=0.02)
+    assert trainer.config.learning_rate == trainer.args.learning_rate  # and so train.json says it
+
+
+class Overflow(TrainerCallback):
+    """Makes the gradients of one step infinite."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        if state.global_step == self.step:
+            next(p for p in model.parameters() if p.requires_grad).grad.fill_(torch.inf)
+
+
+def test_steps_that_the_gradient_scaler_skips_are_counted_through_a_resume(
+    table, spec, config, tmp_path, monkeypatch
+):
+    """A CPU has no scaler unless it is given one; all else is a T4's."""
+    create = Trainer.create_accelerator_and_postprocess
+
+    def with_scaler(self):
+        create(self)
+        self.accelerator.scaler = torch.amp.GradScaler("cpu")
+
+    monkeypatch.setattr(Trainer, "create_accelerator_and_postprocess", with_scaler)
+    monkeypatch.setattr("sleepstage.finetuning.trainer.detect", lambda: replace(CPU, optimizer=T4.optimizer))
+    kept = replace(config, checkpoint_steps=3)
+    trainer = build_trainer(table, spec, kept, tmp_path)
+    assert trainer.accelerator.scaler.get_scale() == 2**8
+    trainer.add_callback(Overflow(1))
+    trainer.train()
+    assert trainer.accelerator.scaler.get_scale() == 2**7
+    again = build_trainer(table, spec, kept, tmp_path)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    for run in (trainer, again):
+        record = training_record(run, table, minutes=1.0)
+        assert (record["steps"], record["skipped_steps"]) == (6, 1)
 
 
 def test_accumulation_does_not_change_the_step(table, spec, config, tmp_path):
