@@ -2,10 +2,13 @@
 
 A pickle can ask Python to run code; here this code is not run. Even numpy's own constructors are not called:
 they accept any state from the file, and a false state can make them write to wrong places in memory (for
-example, an array of numbers that is marked as an array of Python objects).
+example, an array of numbers that is marked as an array of Python objects). And what is read is never larger
+than the file: nine bytes can ask pickle in C for gigabytes, and a list that holds another one twice, which
+holds another one twice and so on, grows when it becomes an array.
 """
 
 import copyreg
+import mmap
 import pickle
 from collections.abc import Callable
 from datetime import datetime
@@ -15,6 +18,8 @@ from typing import Any, Literal
 import numpy as np
 
 from ..files import as_numbers, check_exists, read_npz, write_npz, write_whole
+from ..stages import codes_of_numbers
+from .hypnogram import note_on_numbers
 from .recording import Recording
 
 ABOUT = ("sfreq_hz", "subject", "recording", "channel", "start")
@@ -46,7 +51,7 @@ def save_dictionary(recording: Recording, path: str | Path) -> Path:
     return path
 
 
-def load_dictionary(path: str | Path, **about: Any) -> Recording:
+def load_dictionary(path: str | Path, convention: str = "aasm", **about: Any) -> Recording:
     """Read a night from the dictionary format, ``.npz`` or ``.pkl``.
 
     A pickle is read by an unpickler that knows numpy arrays and plain containers only, so a file from
@@ -55,6 +60,9 @@ def load_dictionary(path: str | Path, **about: Any) -> Recording:
     Parameters
     ----------
     path : str or Path
+    convention : str
+        How the labels stand for stages: ``"aasm"`` (4 is REM), or ``"rk"``, ``"mesa"`` or ``"isruc"`` (4 is
+        S4, 5 is REM).
     **about
         What the file does not say: ``sfreq_hz`` (100 unless given), ``subject`` and ``recording`` (the
         file's name unless given), ``channel``, ``start``.
@@ -73,12 +81,19 @@ def load_dictionary(path: str | Path, **about: Any) -> Recording:
         found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
         raise ValueError(f'{path} holds {found}, expected {{"EEG_signals": array, "labels": array}}')
     signals, labels = (as_numbers(content[name], name, path) for name in ("EEG_signals", "labels"))
+    stages = codes_of_numbers(labels, convention, f"{path}: labels")
     known: dict[str, Any] = {"sfreq_hz": 100.0, "channel": "unknown"}
     known |= dict.fromkeys(("subject", "recording"), path.stem)
-    known |= {name: np.asarray(content[name]).item() for name in ABOUT if name in content}
-    if "start" in known:
-        known["start"] = datetime.fromisoformat(known["start"])
-    return Recording(eeg_uv=signals, stages=labels, **(known | about))
+    kinds: dict[str, Callable[[Any], Any]] = {"sfreq_hz": float, "start": datetime.fromisoformat}
+    for name in ABOUT:
+        try:
+            if name in content:
+                known[name] = kinds.get(name, lambda value: value)(np.asarray(content[name]).item())
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {name} cannot be read ({error}). Write the file again.") from error
+    if "channel" not in content:  # we have not written it ourselves
+        known["notes"] = (note_on_numbers(labels, np.ones(len(labels)), convention),)
+    return Recording(eeg_uv=signals, stages=stages, **(known | about))
 
 
 def load_array_pickle(path: Path) -> Any:
@@ -93,17 +108,36 @@ def load_array_pickle(path: Path) -> Any:
     """
     copyreg.clear_extension_cache()  # what stands there is used without asking find_class
     try:
-        with path.open("rb") as file:
-            return _ArrayUnpickler(file).load()
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            loaded = _ArrayUnpickler(content).load()
+            _check_size(loaded, len(content))
+            return loaded
+    except (MemoryError, NameError, OSError):  # the file may be whole
+        raise
     except Exception as error:  # a damaged pickle raises errors of many kinds
-        raise ValueError(f"{path} is not a readable pickle of arrays ({error})") from error
+        said = str(error) or type(error).__name__
+        raise ValueError(f"{path} is not a readable pickle of arrays ({said})") from error
+
+
+def _check_size(loaded: Any, n_bytes: int) -> None:
+    """Refuse what holds more values than the file has bytes: the same ones over and over."""
+    n_values, waiting = 0, [loaded]
+    while waiting:
+        value = waiting.pop()
+        n_values += value.array.size if isinstance(value, _StoredArray) else 1
+        if n_values > n_bytes:
+            raise ValueError(f"it holds more values than its {n_bytes} bytes")
+        if isinstance(value, dict):
+            waiting += [*value.keys(), *value.values()]
+        elif isinstance(value, list | tuple | set | frozenset):
+            waiting += value
 
 
 class _StoredDtype:
     """Stands for a dtype while a pickle is read: its code and byte order, and nothing else."""
 
     def __init__(self, code: str, *_: Any) -> None:
-        self.dtype = np.dtype(str(code))
+        self.dtype = np.dtype(code if isinstance(code, str) else "O")
         if self.dtype.kind not in "biufSU":
             raise ValueError(f"the pickle holds an array of {self.dtype}, expected numbers or text")
 
@@ -142,8 +176,38 @@ for _core in ("numpy.core", "numpy._core"):  # numpy 1 and numpy 2
     }
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Replaces the few names that it knows by our own objects, and refuses others before importing them."""
+def _load_bytearray8(unpickler: Any) -> None:
+    unpickler.append(bytearray(unpickler.read(int.from_bytes(unpickler.read(8), "little"))))
+
+
+def _with_plain_keys(opcode: bytes, keys: slice) -> Callable[[Any], None]:
+    """To hash a tuple that holds a tuple twice, which holds another twice and so on, would take for ever."""
+
+    def load(unpickler: Any) -> None:
+        if not all(isinstance(key, str | int | float) for key in unpickler.stack[keys]):
+            raise ValueError("the pickle asks for a key or a set that is no text")
+        pickle._Unpickler.dispatch[opcode[0]](unpickler)
+
+    return load
+
+
+_EVERY, _SECOND, _LAST_BUT_ONE = slice(None), slice(None, None, 2), slice(-2, -1)
+
+
+class _ArrayUnpickler(pickle._Unpickler):
+    """Replaces the few names that it knows by our own objects, and refuses others before importing them.
+
+    It is pickle's Python code, which asks for no more memory than the file has bytes, changed where it does.
+    """
+
+    dispatch = pickle._Unpickler.dispatch | {
+        pickle.BYTEARRAY8[0]: _load_bytearray8,
+        pickle.SETITEM[0]: _with_plain_keys(pickle.SETITEM, _LAST_BUT_ONE),
+        pickle.SETITEMS[0]: _with_plain_keys(pickle.SETITEMS, _SECOND),
+        pickle.DICT[0]: _with_plain_keys(pickle.DICT, _SECOND),
+        pickle.ADDITEMS[0]: _with_plain_keys(pickle.ADDITEMS, _EVERY),
+        pickle.FROZENSET[0]: _with_plain_keys(pickle.FROZENSET, _EVERY),
+    }
 
     def find_class(self, module: str, name: str) -> Any:
         """Give our replacement inside a new function, because a pickle can set attributes of what it gets."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ..stages import (
     NUMBER_CONVENTIONS,
@@ -128,7 +128,7 @@ def align_stages(
     stages = np.array([*range(len(STAGES)), UNSCORED, UNSCORED], dtype=np.int8)[most]
     spans["epochs"] = (spans["end_s"] - spans["onset_s"]) / EPOCH_S
     n_outside = spans["epochs"][spans["code"] >= 0].sum() - seconds[: len(STAGES)].sum() / EPOCH_S
-    numbers = spans.assign(number=spans["text"].map(number_in)).groupby("number")
+    numbers = spans["text"].map(number_in).astype(float)
     said = {
         f"{n_filled} durations are missing: each of these stages lasts until the next one begins": n_filled
         > 0,
@@ -136,17 +136,13 @@ def align_stages(
         f"{np.ceil(n_outside - 1e-6):.0f} epochs are scored before the signal's first or after its last "
         "whole epoch: ignored": n_outside > 1e-6,
         "REM lies between epochs of N3, as S4 does: if its numbers are Rechtschaffen & Kales', give "
-        "convention='rk'": convention == "aasm" and 4 in numbers.groups and _has_rem_in_deep_sleep(stages),
+        "convention='rk'": convention == "aasm" and (numbers == 4).any() and _has_rem_in_deep_sleep(stages),
     }
     doubts += [doubt for doubt, is_so in said.items() if is_so]
     for doubt in doubts:
         warn(f"{hypnogram}: {doubt}.")
-    if len(numbers):
-        names = {
-            number: [*STAGES, "unscored"][code] for number, code in NUMBER_CONVENTIONS[convention].items()
-        }
-        taken = [f"{n:.0f} taken as {names[n]} in {k:.0f} epochs" for n, k in numbers["epochs"].sum().items()]
-        doubts.append(f"stages came as numbers (convention {convention!r}): {', '.join(taken)}")
+    if numbers.notna().any():
+        doubts.append(note_on_numbers(numbers, spans["epochs"], convention))
     if len(others):
         some = ", ".join(map(repr, others["text"].unique()[:3]))
         doubts.append(f"{len(others)} annotations that are no stages are skipped ({some})")
@@ -404,6 +400,14 @@ def _seconds_of_stages(spans: pd.DataFrame, n_epochs: int) -> np.ndarray:
     halves_s = np.round(np.diff(before_s, axis=1), 3)
     halves_s = np.vstack([halves_s, EPOCH_S / 2 - halves_s.sum(axis=0)])
     return halves_s.reshape(-1, n_epochs, 2)
+
+
+def note_on_numbers(numbers: ArrayLike, n_epochs: ArrayLike, convention: str) -> str:
+    """Say which stages numbers (n,) were taken for, in how many epochs (n,)."""
+    names = {number: [*STAGES, "unscored"][code] for number, code in NUMBER_CONVENTIONS[convention].items()}
+    counts = pd.Series(n_epochs).groupby(np.asarray(numbers)).sum()
+    taken = [f"{number:g} taken as {names[number]} in {n:.0f} epochs" for number, n in counts.items()]
+    return f"stages came as numbers (convention {convention!r}): {', '.join(taken)}"
 
 
 def _has_rem_in_deep_sleep(stages: NDArray[np.int8]) -> bool:
