@@ -1,15 +1,17 @@
-"""Does the language model matter? The shipped adapter beside what could replace it, on the same nights.
+"""Does the language model matter? A ladder: the adapter that ships beside what could replace it.
 
-    python benchmarks/does_the_llm_matter.py --table TABLE.npz --leave-out 0 --json OUT.json \\
-        --validation-subjects 2 6 10 17 19 23 27 35 50 64 70 73 76 80 [--rows tuned random …]
+    python benchmarks/does_the_llm_matter.py --table TABLE.npz --json OUT.json [--rows shipped words …]
 
-Rows: ``majority``, the training people's shares of the stages; ``trees``, gradient boosting; ``untuned``, the
-base model asked without any training; ``random``, its architecture from random weights, all of them trained;
-``tuned``, a low-rank adapter on the pre-trained weights; ``shipped`` and ``shipped_nf4``, the adapter that
-ships, on the base model in float32 and in NF4. ``random`` and ``tuned`` get the same texts and the same
-``--minutes``; all weights from scratch want a smaller learning rate than an adapter. A row is written when it
-is done. Scored on the first night of each validation person, recut as in `sleepstage evaluate`; temperature
-and transitions are cross-fitted by person, but for ``majority`` and ``untuned``, which have none.
+All rows are scored on the first night of each of the fourteen people of the cohort that ships, recut as in
+`sleepstage evaluate`. What is trained learns from the adapter's people, whose nights ``--table`` holds. Each
+row is written when it is done, and rows that the file has are not computed again.
+
+The rows in words ask the untuned model about fifty epochs a night, drawn at random; "shots" show it one epoch
+of each stage of the same night first, "chat" puts question and answers through its chat template. A row of
+the untuned model is scored with its preference for a word taken out (``finished``) and as read. All other
+models get temperature and transitions, as in `sleepstage evaluate`. ``random`` and ``tuned`` learn from the
+same texts for the same ``--minutes``. With hints, the whole night is scored as it is delivered, the hints
+written over it; ``kappa_others`` is of the other epochs.
 """
 
 from __future__ import annotations
@@ -17,96 +19,356 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+import time
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from transformers import AutoConfig, LlamaForCausalLM
 
-from sleepstage.dataset.digits import PromptSpec, default_digits
+from sleepstage.dataset.digits import Digit, PromptSpec
+from sleepstage.dataset.sources import load_cohort
 from sleepstage.dataset.splits import first_nights, partition_subjects, recut
 from sleepstage.dataset.table import load_table
+from sleepstage.dataset.windows import label_token_ids
 from sleepstage.evaluation.baselines import majority_baseline
-from sleepstage.evaluation.cohort import cohort_figures, evaluate_cohort
-from sleepstage.evaluation.metrics import report
-from sleepstage.finetuning.base_model import cache_folder, load_tokenizer, quiet_libraries
+from sleepstage.evaluation.cohort import cohort_figures
+from sleepstage.evaluation.conditions import CONDITIONS, under_gain
+from sleepstage.evaluation.hints import hint_figures
+from sleepstage.evaluation.metrics import score
+from sleepstage.evaluation.readers import Reader, evaluate_cohort
+from sleepstage.features.catalogue import BANDS_HZ, FILTERED_BANDS, NIGHT, feature_columns
+from sleepstage.finetuning.base_model import (
+    cache_folder,
+    load_base,
+    load_tokenizer,
+    quiet_libraries,
+    set_attention,
+)
 from sleepstage.finetuning.calibration import HypnogramPrior
-from sleepstage.finetuning.settings import OFFLINE_MODEL, TrainingConfig
+from sleepstage.finetuning.settings import MANY_PEOPLE, OFFLINE_MODEL, detect
 from sleepstage.finetuning.trainer import build_trainer, finetune
+from sleepstage.stages import STAGES
 from sleepstage.staging.stager import Stager
 
-ROWS = ("majority", "trees", "untuned", "random", "tuned", "shipped", "shipped_nf4")
-LEARNING_RATE = {"random": 3e-4, "tuned": 8e-4}
+LEARNING_RATE = {"random": 3e-4, "tuned": 8e-4}  # all weights from scratch want a smaller one
+ASKED = 50  # epochs a night that are asked about in words
+QUESTION = "Is this sleeper in the stage Wake, Light (N1), Medium (N2), Deep (N3) or REM? Answer in one word."
+LABELS = (" Wake", " Light", " Medium", " Deep", " REM")
+TOKENS_AT_ONCE = {"cpu": 4_000, "cuda": 100_000}
 
 
-def trained(row: str, train: pd.DataFrame, spec: PromptSpec, options: argparse.Namespace) -> Stager:
+class Ladder:
+    """What the rows share, each made when a row first needs it."""
+
+    def __init__(self, options: argparse.Namespace):
+        self.options = options
+
+    @cached_property
+    def test(self) -> pd.DataFrame:
+        nights = first_nights(recut(load_cohort()))
+        people = nights.index.unique("subject")[: self.options.nights]
+        return partition_subjects(nights, people)[0]
+
+    @cached_property
+    def train(self) -> pd.DataFrame:
+        return partition_subjects(load_table(self.options.table), self.shipped.trained_on)[0]
+
+    @cached_property
+    def shipped(self) -> Stager:
+        return Stager.from_pretrained(self.options.adapter)
+
+    @cached_property
+    def reader(self) -> Reader:
+        return Reader.of_stager(self.shipped)
+
+    @cached_property
+    def as_read(self) -> pd.DataFrame:
+        return self.reader.read(self.test)
+
+    @cached_property
+    def calibrate(self) -> Callable[[pd.DataFrame], pd.DataFrame]:
+        return self.reader.calibration(self.test["stage"], self.as_read)
+
+    @cached_property
+    def hinted(self) -> dict[int, dict[str, Any]]:
+        """Figures of the adapter with 20 and 40 hints at doubtful epochs, by the number of hints."""
+        rows = hints_of(self, self.reader, self.calibrate, self.as_read, [20, 40])
+        return {row["n"]: row for row in rows}
+
+    @cached_property
+    def untuned(self) -> Stager:
+        """The base model on digits, reading from left to right as it was pre-trained, hints included."""
+        base = self.shipped.spec
+        stager = Stager.from_base(base, nf4=False)
+        set_attention(stager.model, False)
+        return stager
+
+
+def figures(stages: pd.Series, proba: pd.DataFrame) -> dict[str, Any]:
+    found = cohort_figures(stages, proba)
+    return {name: value for name, value in found.items() if not name.startswith("per_")}
+
+
+def of_reader(ladder: Ladder, reader: Reader) -> dict[str, Any]:
+    found, _ = evaluate_cohort(ladder.test, {"llm": reader})
+    short = {"finished": found["llm"], "as_read": found["llm_as_read"]}
+    return {kind: {k: v for k, v in row.items() if not k.startswith("per_")} for kind, row in short.items()}
+
+
+def of_changed(ladder: Ladder, changed: pd.DataFrame) -> dict[str, Any]:
+    """Score the adapter on changed nights, with the temperature and transitions of the nights as they are."""
+    proba = ladder.calibrate(ladder.reader.read(changed))
+    return {"finished": score(changed["stage"], proba)}
+
+
+def hints_of(
+    ladder: Ladder,
+    reader: Reader,
+    calibrate: Callable[[pd.DataFrame], pd.DataFrame],
+    as_read: pd.DataFrame,
+    counts: list[int],
+) -> list[dict[str, Any]]:
+    def read(known: pd.Series | None) -> pd.DataFrame:
+        return calibrate(as_read if known is None else reader.read(ladder.test, known=known))
+
+    return hint_figures(ladder.test["stage"], read, counts, ["doubt"])
+
+
+def with_hints(row: dict[str, Any]) -> dict[str, Any]:
+    return {"finished": {"kappa": row["kappa_delivered"], "n_epochs": None}, "hints": row}
+
+
+def without_preference(proba: pd.DataFrame) -> pd.DataFrame:
+    """Divide by the mean over all epochs, so that no word is preferred (Zhou et al., 2024, ICLR)."""
+    even = proba / proba.mean()
+    return even.div(even.sum(axis=1), axis=0)
+
+
+def of_untuned(stages: pd.Series, proba: pd.DataFrame) -> dict[str, Any]:
+    return {"finished": figures(stages, without_preference(proba)), "as_read": figures(stages, proba)}
+
+
+def untuned(ladder: Ladder) -> dict[str, Any]:
+    proba = ladder.untuned.predict_proba(ladder.test)
+    return of_untuned(ladder.test["stage"], proba)
+
+
+def untuned_20_hints(ladder: Ladder) -> dict[str, Any]:
+    reader = Reader.of_stager(ladder.untuned)
+    as_read = reader.read(ladder.test)
+    return with_hints(hints_of(ladder, reader, without_preference, as_read, [20])[0])
+
+
+def trained(ladder: Ladder, row: str) -> Stager:
     """Train all weights from random ones, or an adapter, for the minutes that were asked for."""
-    config = TrainingConfig(
+    options, spec = ladder.options, ladder.shipped.spec
+    config = detect().training_config(
+        **MANY_PEOPLE,
+        base=OFFLINE_MODEL,
         nf4=False,
         learning_rate=LEARNING_RATE[row],
-        warmup_steps=30,
         n_steps=options.steps,
         max_minutes=options.minutes,
-        windows_per_batch=2,
-        batches_per_step=2,
-        class_weights=(1.0, 1.5, 1.0, 1.2, 1.2),
         margin_epochs=60,
         partial_share=0.25,
         checkpoint_steps=options.steps,
     )
     with tempfile.TemporaryDirectory() as work:
         if row == "tuned":
-            finetune(train, spec, config, Path(work) / "adapter")
+            finetune(ladder.train, spec, config, Path(work) / "adapter")
             return Stager.from_pretrained(Path(work) / "adapter")
         torch.manual_seed(config.seed)
         model = LlamaForCausalLM(AutoConfig.from_pretrained(cache_folder() / OFFLINE_MODEL)).float()
-        trainer = build_trainer(train, spec, config, work, whole_model=model)
+        trainer = build_trainer(ladder.train, spec, config, work, whole_model=model)
         with quiet_libraries():
             trainer.train()
     print(f"random: {trainer.state.global_step} steps", flush=True)
-    subjects = train.index.unique("subject").tolist()
-    return Stager(model, load_tokenizer(OFFLINE_MODEL), spec, subjects, HypnogramPrior.from_table(train))
+    prior = HypnogramPrior.from_table(ladder.train)
+    return Stager(model, load_tokenizer(OFFLINE_MODEL), spec, ladder.shipped.trained_on, prior)
 
 
-def figures_of(row: str, train: pd.DataFrame, test: pd.DataFrame, options: argparse.Namespace) -> dict:
-    """Give a row's figures: finished, with temperature and transitions, and as read."""
-    if row == "majority":
-        return {"finished": cohort_figures(test["stage"], majority_baseline(train, test))}
-    if row == "trees":
-        figures, _ = evaluate_cohort(test, train_table=recut(train))
-        return {"finished": figures["baseline"], "as_read": figures["baseline_as_read"]}
-    spec = PromptSpec.fit(train, default_digits(train))
-    if row == "untuned":
-        stager = Stager.from_base(spec, nf4=False)
-    elif row in LEARNING_RATE:
-        stager = trained(row, train, spec, options)
-    else:
-        stager = Stager.from_pretrained(nf4=row == "shipped_nf4")
-    figures, _ = evaluate_cohort(test, stager)
-    return {"finished": figures["llm"], "as_read": figures["llm_as_read"]}
+def digits_table(table: pd.DataFrame, spec: PromptSpec) -> pd.DataFrame:
+    """Put the digits in the features' place, NaN where a digit says that the value is missing."""
+    names = [f"{digit.level}:{digit.column}" for digit in spec.digits]
+    levels = pd.DataFrame(spec.levels(table), table.index, names).astype(float)
+    return levels.where(levels > 0).assign(stage=table["stage"])
+
+
+def trees_digits(ladder: Ladder) -> dict[str, Any]:
+    spec = ladder.shipped.spec
+    trees = Reader.of_trees(digits_table(recut(ladder.train), spec))
+    read = lambda table, known=None: trees.read(digits_table(table, spec))  # noqa: E731
+    return of_reader(ladder, Reader(read, trees.trained_on, trees.prior, False))
+
+
+def network(ladder: Ladder) -> dict[str, Any]:
+    """A small network on every feature, at both levels."""
+    names = feature_columns(ladder.train)
+    digits = [Digit(name) for name in names] + [Digit(name, "cohort") for name in names]
+    return of_reader(ladder, Reader.of_network(ladder.train, PromptSpec.fit(ladder.train, digits)))
+
+
+def asked_and_shown(night: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the rows that are asked about, in the order of time, and one row of each stage to show."""
+    rng = np.random.default_rng(0)
+    order = rng.permutation(len(night))
+    stage = night["stage"].to_numpy()[order]
+    shown = np.array([order[stage == code][0] for code in np.unique(stage[stage >= 0])])
+    rest = order[~np.isin(order, shown) & (stage >= 0)]
+    return np.sort(rest[:ASKED]), rng.permutation(shown)
+
+
+def facts(row: pd.Series) -> str:
+    """Describe an epoch in words, and ask."""
+    shares = [
+        f"{band} ({{:g}}–{{:g}} Hz) {row[f'{band}_share']:.1%}".format(*BANDS_HZ[band])
+        for band in FILTERED_BANDS
+    ]
+    return (
+        f"Thirty seconds of sleep EEG. Of its power, {', '.join(shares)}. Its standard deviation is "
+        f"{row['std_uv']:.0f} µV, from peak to peak it has {row['ptp_uv']:.0f} µV. {QUESTION}"
+    )
+
+
+def prompt(tokenizer: Any, examples: list[tuple[str, str]], question: str, chat: bool) -> list[int]:
+    """Give the tokens of a prompt in words; the next token is the answer."""
+    if not chat:
+        before = "".join(f"{asked}\nAnswer:{answer}\n\n" for asked, answer in examples)
+        return tokenizer(f"{before}{question}\nAnswer:", add_special_tokens=False).input_ids
+    turns = []
+    for asked, answer in examples:
+        turns += [{"role": "user", "content": asked}, {"role": "assistant", "content": f"Answer:{answer}"}]
+    turns.append({"role": "user", "content": question})
+    begun = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    return tokenizer(f"{begun}Answer:", add_special_tokens=False).input_ids
+
+
+@torch.inference_mode()
+def next_words(model: Any, tokenizer: Any, prompts: list[list[int]]) -> np.ndarray:
+    """Give the probabilities (n_prompts, 5) of the label words after each prompt.
+
+    Prompts of unequal length are filled up at their ends, which attention from left to right never sees.
+    """
+    labels = label_token_ids(LABELS, tokenizer)
+    order = np.argsort([len(tokens) for tokens in prompts])[::-1]
+    proba = np.empty((len(prompts), len(LABELS)))
+    first = 0
+    while first < len(order):
+        longest = len(prompts[order[first]])
+        these = order[first : first + max(1, TOKENS_AT_ONCE[model.device.type] // longest)]
+        first += len(these)
+        filled = np.zeros((len(these), longest), dtype=np.int64)
+        for line, i in zip(filled, these, strict=True):
+            line[: len(prompts[i])] = prompts[i]
+        hidden = model.model(input_ids=torch.as_tensor(filled, device=model.device)).last_hidden_state
+        ends = torch.as_tensor([len(prompts[i]) - 1 for i in these], device=model.device)
+        logits = model.lm_head(hidden[torch.arange(len(these), device=model.device), ends])
+        proba[these] = logits[:, labels].float().softmax(-1).double().cpu().numpy()
+    return proba
+
+
+def in_words(ladder: Ladder, shots: bool, chat: bool) -> dict[str, Any]:
+    model, tokenizer = load_base(OFFLINE_MODEL, nf4=False), load_tokenizer(OFFLINE_MODEL)
+    prompts, rows = [], []
+    for _, night in ladder.test.groupby(level=NIGHT, sort=False):
+        asked, shown = asked_and_shown(night)
+        examples = [(facts(night.iloc[i]), LABELS[night["stage"].iloc[i]]) for i in shown] if shots else []
+        prompts += [prompt(tokenizer, examples, facts(night.iloc[i]), chat) for i in asked]
+        rows.append(night.iloc[asked])
+    stages = pd.concat(rows)["stage"]
+    proba = next_words(model, tokenizer, prompts)
+    print(f"{len(prompts)} prompts of {np.mean([len(tokens) for tokens in prompts]):.0f} tokens", flush=True)
+    return of_untuned(stages, pd.DataFrame(proba, stages.index, list(STAGES)))
+
+
+def experts(_: Ladder) -> dict[str, Any]:
+    """Two experts who score the same nights, in 11 studies; not these nights, nor by these rules."""
+    source = "Lee et al. 2022, J Clin Sleep Med 18:193 (a meta-analysis)"
+    return {"finished": {"kappa": 0.76, "n_epochs": None}, "source": source}
+
+
+ROWS: dict[str, Callable[[Ladder], dict[str, Any]]] = {
+    "majority": lambda ladder: {
+        "finished": figures(ladder.test["stage"], majority_baseline(ladder.train, ladder.test))
+    },
+    "words": lambda ladder: in_words(ladder, shots=False, chat=False),
+    "words_chat": lambda ladder: in_words(ladder, shots=False, chat=True),
+    "words_shots": lambda ladder: in_words(ladder, shots=True, chat=False),
+    "words_shots_chat": lambda ladder: in_words(ladder, shots=True, chat=True),
+    "untuned": untuned,
+    "untuned_20_hints": untuned_20_hints,
+    "random": lambda ladder: of_reader(ladder, Reader.of_stager(trained(ladder, "random"))),
+    "tuned": lambda ladder: of_reader(ladder, Reader.of_stager(trained(ladder, "tuned"))),
+    "shipped": lambda ladder: {
+        "finished": figures(ladder.test["stage"], ladder.calibrate(ladder.as_read)),
+        "as_read": figures(ladder.test["stage"], ladder.as_read),
+    },
+    "shipped_20_hints": lambda ladder: with_hints(ladder.hinted[20]),
+    "shipped_40_hints": lambda ladder: with_hints(ladder.hinted[40]),
+    "shipped_nf4": lambda ladder: of_reader(
+        ladder, Reader.of_stager(Stager.from_pretrained(ladder.options.adapter, nf4=True))
+    ),
+    "gain_half": lambda ladder: of_changed(ladder, under_gain(ladder.test, 0.5)),
+    "gain_twice": lambda ladder: of_changed(ladder, under_gain(ladder.test, 2)),
+    "pieces": lambda ladder: of_changed(ladder, CONDITIONS["pieces"](ladder.test)),
+    "wake": lambda ladder: of_changed(ladder, CONDITIONS["wake"](ladder.test)),
+    "trees_digits": trees_digits,
+    "trees": lambda ladder: of_reader(ladder, Reader.of_trees(recut(ladder.train))),
+    "network_digits": lambda ladder: of_reader(ladder, Reader.of_network(ladder.train, ladder.shipped.spec)),
+    "network": network,
+    "experts": experts,
+}
+
+
+def ladder_text(rows: dict[str, dict[str, Any]]) -> str:
+    """Put the rows under each other in their order."""
+    lines = {}
+    for row in [name for name in ROWS if name in rows]:
+        finished, as_read = rows[row]["finished"], rows[row].get("as_read", {})
+        lines[row] = {
+            "kappa": finished["kappa"],
+            "kappa, 95 %": "{:.3f} to {:.3f}".format(*finished["kappa_ci"]) if "kappa_ci" in finished else "",
+            "macro-F1": finished.get("macro_f1"),
+            "N1": finished.get("f1", [None, None])[1],
+            "log-loss": finished.get("log_loss"),
+            "ECE": finished.get("ece"),
+            "as read": as_read.get("kappa"),
+            "others": rows[row].get("hints", {}).get("kappa_others"),
+            "others, unhinted": rows[row].get("hints", {}).get("kappa_others_unhinted"),
+        }
+    table = pd.DataFrame.from_dict(lines, orient="index")
+    return table.round(3).to_string(na_rep="", float_format="%.3f")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--table", type=Path, required=True, help="a feature table (.npz) with stages")
-    parser.add_argument("--validation-subjects", nargs="+", required=True, help="scored, not trained on")
-    parser.add_argument("--leave-out", nargs="*", default=[], help="neither scored nor trained on")
+    parser.add_argument("--table", type=Path, required=True, help="a feature table of the adapter's people")
+    parser.add_argument("--adapter", type=Path, help="a folder written by train (default: what ships)")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS, help="default: all")
+    parser.add_argument("--nights", type=int, default=14, help="how many people to score, from the first")
     parser.add_argument("--minutes", type=float, default=30, help="of training (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=2000, help="step limit (default: %(default)s)")
     parser.add_argument("--json", type=Path, required=True, help="the file to write, or to add rows to")
     options = parser.parse_args()
 
-    _, table = partition_subjects(load_table(options.table), options.leave_out)
-    validation, train = partition_subjects(table, options.validation_subjects)
-    test = first_nights(recut(validation))
-    for row in options.rows:
-        measured = {row: figures_of(row, train, test, options)}
-        known = json.loads(options.json.read_text(encoding="utf-8")) if options.json.exists() else {}
-        options.json.write_text(json.dumps(known | measured, indent=1) + "\n", encoding="utf-8")
-        print(report({f"{row}, {kind}": figures for kind, figures in measured[row].items()}), flush=True)
+    ladder = Ladder(options)
+    done = json.loads(options.json.read_text(encoding="utf-8")) if options.json.exists() else {}
+    for row in [row for row in options.rows if row not in done]:
+        started = time.perf_counter()
+        done[row] = ROWS[row](ladder)
+        done[row]["minutes"] = (time.perf_counter() - started) / 60
+        options.json.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
+        print(
+            f"{row}: kappa {done[row]['finished']['kappa']:.3f}, {done[row]['minutes']:.1f} min", flush=True
+        )
+    print(ladder_text(done))
 
 
 if __name__ == "__main__":

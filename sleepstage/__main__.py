@@ -52,17 +52,20 @@ def _parser() -> argparse.ArgumentParser:
     option("--adapter", type=Path, required=True, help="the folder to write")
     option("--validation-subjects", nargs="*", default=[], help="subjects not to train on")
     option("--start-from", type=Path, help="an adapter to go on from, with its prompt")
-    option("--bidirectional", action="store_true", help="every token sees what follows it as well")
+    option("--causal", action="store_true", help="read from left to right only, as llama.cpp does")
     option("--base", help="base model: a folder or a hub name (default: what the machine can tune)")
     option("--minutes", dest="max_minutes", type=float, default=60, help="time limit (default: %(default)s)")
     option("--steps", dest="n_steps", type=int, default=2000, help="step limit (default: %(default)s)")
     option("--learning-rate", type=float, default=1e-3, help="at its highest (default: %(default)s)")
     option("--margin", dest="margin_epochs", type=int, default=60, help="cut at random off a night's ends")
     about = "share of nights shown in part (default: %(default)s)"
-    option("--partial", dest="partial_share", type=float, default=0.25, help=about)
+    option("--partial", dest="partial_share", type=float, default=0.2, help=about)
     option("--seed", type=int, default=0, help="of first weights and order (default: %(default)s)")
     option("--blur", type=float, default=0.0, help="share of digits moved by a level (default: %(default)s)")
-    option("--teacher", type=Path, help="file (.npz) with another model's answers to learn from")
+    option("--windows", dest="windows_per_batch", type=int, help="windows in a batch (default: by machine)")
+    option("--batches", dest="batches_per_step", type=int, help="batches in a step (default: by machine)")
+    about = "train small networks first, whose probabilities are learned too"
+    option("--taught", action=argparse.BooleanOptionalAction, default=True, help=about)
     option("--float32", dest="nf4", action="store_false", help="do not quantize the base model to NF4")
     option("--resume", action="store_true", help="go on from the newest checkpoint")
     option("--copy-to", type=_new_folder, help="a folder, on a drive say, for copies of checkpoints")
@@ -77,11 +80,19 @@ def _parser() -> argparse.ArgumentParser:
     option("--adapter", type=Path, help="a folder written by train")
     option("--subjects", nargs="*", default=[], help="score these only (default: all)")
     option("--baseline", action="store_true", help="score gradient-boosted trees as well")
-    option("--train-table", type=Path, help="what the trees learn from (default: the table)")
+    option("--network", action="store_true", help="score a small network on the adapter's digits as well")
+    option("--train-table", type=Path, help="what trees and network learn from (default: the table)")
     option("--as-is", action="store_true", help="do not cut the nights' ends at random")
     option("--untuned", action="store_true", help="the adapter's base model without the adapter")
     option("--nf4", action=argparse.BooleanOptionalAction, help="quantize (default: as in training)")
     option("--fit-prior", action="store_true", help="keep the fitted temperature with the adapter")
+    option("--gain", nargs="*", type=float, default=[], help="score the table under these gains too")
+    about = "score pieces of four hours, or nights with 13 hours of wake around them, too"
+    option("--conditions", nargs="*", choices=("pieces", "wake"), default=[], help=about)
+    about = "score the table with so many hints a night (multiples of 10) too"
+    option("--hints", nargs="*", type=int, default=[], help=about)
+    places, about = ("doubt", "random"), "where the hints are given (default: %(default)s)"
+    option("--hints-at", nargs="*", choices=places, default=places, help=about)
     option("--hypnodensities", type=_new_file, help="file (.npz) for the answers to every epoch")
     option("--json", type=_new_file, required=True, help="the file to write")
     return parser
@@ -151,12 +162,13 @@ def _train(options: argparse.Namespace) -> None:
         base = read_json(options.start_from / "train.json")["base"]
     else:
         spec, base = PromptSpec.fit(table, default_digits(table)), preset.base
-    spec = replace(spec, bidirectional=spec.bidirectional or options.bidirectional)
-    settings = {name: value for name, value in vars(options).items() if hasattr(TrainingConfig, name)}
+    if options.causal:
+        spec = replace(spec, bidirectional=False, look_ahead=6)  # three minutes of what follows
+    named = {name: value for name, value in vars(options).items() if hasattr(TrainingConfig, name)}
+    settings = {name: value for name, value in named.items() if value is not None}
     settings |= {"base": options.base or base, "start_from": options.start_from and str(options.start_from)}
     config = preset.training_config(**settings, **MANY_PEOPLE)
-    teacher = load_table(options.teacher) if options.teacher else None
-    finetune(table, spec, config, options.adapter, options.resume, teacher, options.copy_to)
+    finetune(table, spec, config, options.adapter, options.resume, options.taught, options.copy_to)
     print(f"The adapter is in {options.adapter}")
 
 
@@ -174,10 +186,11 @@ def _plan(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    from .dataset.digits import PromptSpec, default_digits
     from .dataset.splits import partition_subjects, recut
     from .dataset.table import load_table
-    from .evaluation.cohort import MODELS, baseline_table, evaluate_cohort, save_answers
-    from .evaluation.metrics import report
+    from .evaluation.cohort import save_answers
+    from .evaluation.readers import Reader, baseline_table, evaluate_cohort, figures_text
     from .files import write_json
     from .staging.stager import Stager
 
@@ -186,24 +199,28 @@ def _evaluate(options: argparse.Namespace) -> None:
     table = load_table(options.table)
     if options.subjects:
         table, _ = partition_subjects(table, options.subjects)
+    table = table if options.as_is else recut(table)
     stager = Stager.from_pretrained(options.adapter, nf4=options.nf4) if options.adapter else None
-    if stager and options.untuned:
-        stager = stager.untuned()
-    train_table = None
-    if options.baseline:
+    readers = {}
+    if stager:
+        stager = stager.untuned() if options.untuned else stager
+        readers["llm"] = Reader.of_stager(stager)
+    if options.baseline or options.network:
         train_table = baseline_table(load_table(options.train_table or options.table), table, stager)
-    if not options.as_is:
-        table, train_table = recut(table), None if train_table is None else recut(train_table)
-    figures, hypnodensities = evaluate_cohort(table, stager, train_table)
+        if options.baseline:
+            readers["baseline"] = Reader.of_trees(train_table if options.as_is else recut(train_table))
+        if options.network:
+            spec = stager.spec if stager else PromptSpec.fit(train_table, default_digits(train_table))
+            readers["network"] = Reader.of_network(train_table, spec)
+    scored = (options.gain, options.conditions, options.hints, options.hints_at)
+    figures, hypnodensities = evaluate_cohort(table, readers, *scored)
     if stager and stager.prior and options.fit_prior:
         prior = stager.prior.fitted(table["stage"], hypnodensities["llm_as_read"])
         prior.save(options.adapter / "prior.json")
     if options.hypnodensities:
         save_answers(table, hypnodensities, options.hypnodensities)
     write_json(options.json, figures)
-    models = {name: figures[name] for name in MODELS if name in figures}
-    intervals = ["{:.3f} to {:.3f}".format(*model["kappa_ci"]) for model in models.values()]
-    print(report(models).assign(**{"kappa, 95 %": intervals}).to_string())
+    print(figures_text(figures))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """A night as text: each feature becomes one digit, and an epoch a line of digits that ends in ``:``.
 
 The language model reads ``833412907821:733412908821:…``. After each ``:``, its next-token distribution over
-five label words is the answer for the epoch ``look_ahead`` lines earlier. So one forward pass stages a
-whole window of text, and nothing has to be generated or parsed.
+five label words is the answer for that epoch. So one forward pass stages a whole window of text, and nothing
+has to be generated or parsed. A line whose stage is known ends in the label word instead of ``:``: a hint.
 
 A digit is a level from 1 to 9, lowest to highest, with equal shares of epochs; 0 says that the value
 is missing. If a level compares a value with its own night, the amplifier's gain and the person's amplitude
@@ -42,31 +42,22 @@ MISSING = 0
 VERSIONS = {"format_version": 2, "definitions_version": DEFINITIONS_VERSION}
 """The versions of the file format of a :class:`PromptSpec`, and of the definitions of its features."""
 
-EEG_COLUMNS = (
-    "std_uv",
-    "mobility",
-    "complexity",
-    "wavelet_entropy",
-    "delta_power_rel",
-    "theta_power_rel",
-    "alpha_power_rel",
-    "sigma_power_rel",
-    "beta_power_rel",
-    "gamma_power_uv2",
-    "slow_fast_ratio",
-    "edge_frequency_95_hz",
+BANDS = ("delta", "theta", "alpha", "sigma", "beta")
+
+NIGHT_COLUMNS = (*(f"{band}_log_power" for band in BANDS), "rfft_delta_uv2", "rfft_rest_uv2")
+"""The digits within the night."""
+
+COHORT_COLUMNS = (
+    *(f"{band}_share" for band in BANDS),
+    "rfft_delta_uv2/rfft_beta_uv2",
+    "rfft_rest_uv2/var_uv2",
+    "ptp_uv/std_uv",
 )
-"""The digits within the night for a table that was extracted from the EEG itself."""
+"""The digits over people, where the training table has more than one person: shares and ratios, which no
+amplifier's gain moves.
 
-PUBLISHED_COLUMNS = ("rfft_delta_uv2", "rfft_theta_uv2", "rfft_alpha_uv2", "rfft_rest_uv2")
-"""The digits within the night for the published table, which has eleven features at most."""
-
-COHORT_COLUMNS = ("rfft_delta_uv2", "rfft_alpha_uv2", "rfft_beta_uv2", "rfft_rest_uv2")
-"""The digits over people, where the training table has more than one person.
-
-A small recurrent network, trained on some people and tested on others, chose these four and those of
-`PUBLISHED_COLUMNS`: it staged as well from these eight digits as from twelve (figures in
-``benchmarks/runs.csv``, the network in ``benchmarks/digits.py``).
+A small recurrent network chose these and `NIGHT_COLUMNS`, trained on some people and tested on others
+(``benchmarks/digits.py``; its figures are in ``benchmarks/runs.csv``).
 """
 
 
@@ -77,7 +68,7 @@ class Digit:
     Parameters
     ----------
     column : str
-        A column of the feature table, or a ratio of two: ``"rfft_delta_uv2/rfft_beta_uv2"``.
+        A column of the feature table, or a ratio of two: ``"ptp_uv/std_uv"``.
     level : {"night", "cohort"}
         Ranked within the recording, or by cut points over the training subjects.
     """
@@ -127,18 +118,21 @@ class PromptSpec:
         Lines in one text.
     look_ahead : int
         The answer after line t is for the epoch at line t − look_ahead. So a model with causal attention,
-        which reads from left to right, has seen the epochs that follow.
+        which reads from left to right, has seen the epochs that follow. With bidirectional attention it is 0.
     bidirectional : bool
         Bidirectional attention: every token sees the whole window. False: causal attention, a token sees
         only the tokens before it.
+    examples : int
+        Lines with a known stage that may stand before a window (:mod:`sleepstage.dataset.windows`).
     """
 
     digits: tuple[Digit, ...]
     cuts: dict[str, tuple[float, ...]] = field(default_factory=dict)
     labels: tuple[str, ...] = (" Wake", " Light", " Medium", " Deep", " REM")
-    window: int = 40
-    look_ahead: int = 6
-    bidirectional: bool = False
+    window: int = 80
+    look_ahead: int = 0
+    bidirectional: bool = True
+    examples: int = 20
 
     def __post_init__(self) -> None:
         check_number(len(self.digits), "the number of digits", 1, 64, whole=True)
@@ -157,6 +151,11 @@ class PromptSpec:
         )  # eight hours; attention grows with its square
         if not 0 <= self.look_ahead < self.window:
             raise ValueError(f"look_ahead is {self.look_ahead}, expected 0 to window − 1 = {self.window - 1}")
+
+    @property
+    def reads_hints(self) -> bool:
+        """Whether a line's stage may be given: not if the line's end is where another epoch is answered."""
+        return self.bidirectional and not self.look_ahead
 
     @property
     def default_stride(self) -> int:
@@ -239,16 +238,15 @@ class PromptSpec:
 def default_digits(train_table: pd.DataFrame) -> tuple[Digit, ...]:
     """Choose the digits of a line by what a table has.
 
-    Levels within the night come from the columns that say most about stages, or from the first twelve
-    columns of a table that lacks them. With more than one subject, levels over the subjects of four band
-    powers follow.
+    They are `NIGHT_COLUMNS` and `COHORT_COLUMNS`, as far as the table has them; with a single subject, all of
+    them are levels within the night. A table that has none of the columns, such as one that was made from
+    spectrograms, is read by its first twelve features, as levels within the night.
     """
-    named = (EEG_COLUMNS, PUBLISHED_COLUMNS)
-    first_twelve = tuple(feature_columns(train_table)[:12])
-    within_night = next((columns for columns in named if set(columns) <= set(train_table)), first_twelve)
     several = train_table.index.unique("subject").size > 1
-    over_people = [column for column in COHORT_COLUMNS if several and column in train_table]
-    return (*(Digit(column) for column in within_night), *(Digit(column, "cohort") for column in over_people))
+    digits = [Digit(column) for column in NIGHT_COLUMNS]
+    digits += [Digit(column, "cohort" if several else "night") for column in COHORT_COLUMNS]
+    present = tuple(digit for digit in digits if set(digit.column.split("/")) <= set(train_table))
+    return present or tuple(Digit(column) for column in feature_columns(train_table)[:12])
 
 
 def night_text(levels: np.ndarray, separator: str = "") -> str:

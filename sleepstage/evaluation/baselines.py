@@ -5,6 +5,8 @@ the time since the recording began: many recordings were cut to begin shortly be
 the expert scored, so this time would tell the model when sleep begins.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 from sklearn.ensemble import HistGradientBoostingClassifier
@@ -67,25 +69,36 @@ def gradient_boosting_baseline(
     ValueError
         When the features differ, or `train_table` has no scored epoch that has a feature.
     """
-    differing = set(feature_columns(train_table)) ^ set(feature_columns(table))
-    if differing:
-        raise ValueError(
-            f"only one of the two tables has the features {sorted(differing)}; "
-            "extract the same features for both"
-        )
-    codes = _training_stages(train_table)
-    if codes.nunique() == 1:  # scikit-learn refuses to learn a single class
-        return majority_baseline(train_table, table)
+    return fit_trees(train_table, seed, max_iter)(table)
+
+
+def fit_trees(
+    train_table: pd.DataFrame, seed: int = 0, max_iter: int = 300
+) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """Train the trees of :func:`gradient_boosting_baseline`, and give the function that stages a table."""
+    features, codes = set(feature_columns(train_table)), _training_stages(train_table)
+    context = context_features(train_table)
     # No early stopping: the number of trees must not depend on the size of the table.
     trees = HistGradientBoostingClassifier(
         max_iter=max_iter, learning_rate=0.06, early_stopping=False, random_state=seed
     )
-    context = context_features(train_table)
-    trees.fit(context.loc[codes.index], codes)
-    answers = trees.predict_proba(context_features(table)[context.columns])
-    answers[~_measured(table)] = np.nan
-    known = [STAGES[code] for code in trees.classes_]
-    return pd.DataFrame(answers, table.index, known).reindex(columns=list(STAGES), fill_value=0.0)
+    if codes.nunique() > 1:  # scikit-learn refuses to learn a single class
+        trees.fit(context.loc[codes.index], codes)
+
+    def stage(table: pd.DataFrame) -> pd.DataFrame:
+        if differing := features ^ set(feature_columns(table)):
+            raise ValueError(
+                f"only one of the two tables has the features {sorted(differing)}; "
+                "extract the same features for both"
+            )
+        if codes.nunique() == 1:
+            return majority_baseline(train_table, table)
+        answers = trees.predict_proba(context_features(table)[context.columns])
+        answers[~_measured(table)] = np.nan
+        known = [STAGES[code] for code in trees.classes_]
+        return pd.DataFrame(answers, table.index, known).reindex(columns=list(STAGES), fill_value=0.0)
+
+    return stage
 
 
 def context_features(table: pd.DataFrame) -> pd.DataFrame:

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from ..dataset.digits import COHORT_COLUMNS, EEG_COLUMNS, Digit, PromptSpec, default_digits
+from ..dataset.digits import COHORT_COLUMNS, NIGHT_COLUMNS, Digit, PromptSpec, default_digits
 from ..dataset.table import consecutive_runs
 from ..dataset.windows import covering_starts
 from .base_model import quiet_libraries, set_attention
@@ -59,7 +59,9 @@ _NF4_BLOCK, _SCALES_BLOCK = 64, 256  # weights that share a scale of one byte; s
 _NF4_TABLES = 4 * (16 + 256 + 1)  # of a matrix: values of four bits, values of its scales, their mean
 
 
-def training_plan(preset: Preset, table: pd.DataFrame | None = None, **settings: Any) -> dict[str, Any]:
+def training_plan(
+    preset: Preset, table: pd.DataFrame | None = None, spec: PromptSpec | None = None, **settings: Any
+) -> dict[str, Any]:
     """Compute what fine-tuning a preset's base model needs.
 
     Parameters
@@ -69,6 +71,8 @@ def training_plan(preset: Preset, table: pd.DataFrame | None = None, **settings:
     table : pandas.DataFrame, optional
         The training table; without one, sixteen nights of a thousand epochs with the features of an EEG:
         eight people's two nights in Sleep-EDF.
+    spec : PromptSpec, optional
+        How a night becomes text; without one, the table's default digits in windows as usual.
     **settings
         For :class:`sleepstage.TrainingConfig`, such as ``windows_per_batch`` or ``lora_rank``.
 
@@ -89,13 +93,11 @@ def training_plan(preset: Preset, table: pd.DataFrame | None = None, **settings:
     config = preset.training_config(**settings)
     if config.base not in ARCHITECTURES:
         raise ValueError(f"there is no architecture of {config.base!r}, only of {', '.join(ARCHITECTURES)}")
-    if table is None:
-        columns, nights = [*EEG_COLUMNS, *COHORT_COLUMNS], [1000] * 16
-    else:
-        columns = [digit.column for digit in default_digits(table)]
-        nights = [run.stop - run.start for run in consecutive_runs(table)]
-    spec = PromptSpec(digits=tuple(map(Digit, columns)))  # the kind of a digit's levels changes no length
-    tokens_per_epoch = math.ceil(len(columns) / DIGITS_A_TOKEN[config.base]) + 1
+    nights = [1000] * 16 if table is None else [run.stop - run.start for run in consecutive_runs(table)]
+    if spec is None:
+        digits = default_digits(table) if table is not None else map(Digit, [*NIGHT_COLUMNS, *COHORT_COLUMNS])
+        spec = PromptSpec(digits=tuple(Digit(digit.column) for digit in digits))  # levels change no length
+    tokens_per_epoch = math.ceil(len(spec.digits) / DIGITS_A_TOKEN[config.base]) + 1
     n_tokens = 1 + spec.window * tokens_per_epoch
     n_answers = spec.window - spec.look_ahead
     n_windows = sum(len(covering_starts(n_epochs, spec, stride=n_answers)) for n_epochs in nights)

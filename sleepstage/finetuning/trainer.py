@@ -20,6 +20,7 @@ from peft import LoraConfig
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, default_data_collator, set_seed
 from trl import SFTConfig, SFTTrainer
 
@@ -33,6 +34,7 @@ from .calibration import HypnogramPrior
 from .callbacks import Clock, ProgressBar, Watch, training_curve
 from .checkpoints import CHECKPOINTS, MarkComplete, check_places, newest_complete
 from .settings import TrainingConfig, detect, launch, learning_rate_for
+from .teacher import TEACHER, Teacher
 from .training_texts import IGNORED, training_windows
 
 
@@ -117,7 +119,9 @@ class AnswerTrainer(SFTTrainer):
         outputs = model(input_ids=inputs["input_ids"], logits_to_keep=answers)
         outputs.logits = outputs.logits[..., self.label_ids].float()  # (B, A, 5)
         stages = labels[:, answers].flatten()  # (B · A,)
-        soft = inputs["teacher"][:, answers].flatten(0, 1) if "teacher" in inputs else None  # (B · A, 5)
+        soft = None
+        if "teacher" in inputs:
+            soft = inputs["teacher"].view(*labels.shape, len(STAGES))[:, answers].flatten(0, 1)  # (B · A, 5)
         weights = self.class_weights.to(stages.device)
         total = summed_loss(outputs.logits.flatten(0, 1), stages, weights, soft, self.config.teacher_share)
         if num_items_in_batch is None:
@@ -125,6 +129,10 @@ class AnswerTrainer(SFTTrainer):
         else:  # a sum over all accumulated batches and processes; their mean is taken later by DDP
             loss = total / num_items_in_batch * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
+
+    def _get_train_sampler(self, train_dataset=None):
+        """Take the texts in their order: they are mixed already, and those of a batch are of one length."""
+        return SequentialSampler(train_dataset or self.train_dataset)
 
     def training_step(self, *args, **kwargs):
         """Take one step, and stop if the loss is not finite.
@@ -214,7 +222,7 @@ def build_trainer(
     work: str | Path,
     *,
     whole_model: Any = None,
-    teacher: pd.DataFrame | None = None,
+    teacher: Teacher | None = None,
     copy_to: Path | None = None,
 ) -> AnswerTrainer:
     """Put base model, adapter, texts and settings together; see :func:`finetune`.
@@ -271,7 +279,7 @@ def run_identity(
     spec: PromptSpec,
     config: TrainingConfig,
     tokenizer: Any,
-    teacher: pd.DataFrame | None,
+    teacher: Teacher | None,
 ) -> dict[str, Any]:
     """Give what a resumed run must have in common with the one that was interrupted."""
     return {
@@ -280,7 +288,7 @@ def run_identity(
         "prompt": asdict(spec),
         "settings": {**asdict(config), "max_minutes": None, "checkpoint_steps": 0},  # those two may change
         "processes": launch().num_processes,
-        "teacher": None if teacher is None else data_fingerprint(teacher),
+        "teacher": teacher and teacher.run,
     }
 
 
@@ -290,7 +298,7 @@ def finetune(
     config: TrainingConfig,
     adapter: str | Path,
     resume: bool = False,
-    teacher: pd.DataFrame | None = None,
+    taught: bool = False,
     copy_to: str | Path | None = None,
     watch: Callable[[pd.DataFrame], None] | None = None,
 ) -> pd.DataFrame:
@@ -307,11 +315,10 @@ def finetune(
         ``<adapter>-checkpoints``, until then.
     resume : bool
         Go on from the newest complete checkpoint, if there is one.
-    teacher : pandas.DataFrame, optional
-        Soft targets: another model's probabilities for the training epochs, with the columns ``W``, ``N1``,
-        ``N2``, ``N3``, ``REM`` and the table's index. ``config.teacher_share`` of the loss is then the
-        cross-entropy to them (knowledge distillation; Hinton et al., 2015). They say how uncertain an
-        epoch's stage is, which one stage cannot.
+    taught : bool
+        Train small networks on folds of the people first (:class:`sleepstage.finetuning.teacher.Teacher`),
+        whose probabilities are soft targets: ``config.teacher_share`` of the loss is then the cross-entropy
+        to them. They are kept in ``<adapter>-teacher`` until the training is complete.
     copy_to : str or Path, optional
         A folder on another disk, such as a mounted Drive, that gets a copy of each checkpoint; ``resume``
         looks there as well. The copies stay when the training is complete.
@@ -338,6 +345,17 @@ def finetune(
     if writes:
         check_replaceable(adapter, ADAPTER, filter(None, [config.base, config.start_from]))
         check_places(work, copies, resume)
+    teacher = None
+    if taught:
+        with launch().main_process_first():  # the other processes load what the first has trained
+            teacher = Teacher.fit(
+                train_table,
+                spec,
+                adapter.with_name(f"{adapter.name}-teacher"),
+                margin_epochs=config.margin_epochs,
+                partial_share=config.partial_share,
+                hinted_share=config.hinted_share if spec.reads_hints else 0.0,
+            )
     trainer = build_trainer(train_table, spec, config, work, teacher=teacher, copy_to=copies)
     if watch and writes:
         trainer.add_callback(Watch(watch))
@@ -352,6 +370,7 @@ def finetune(
         card, prior = training_record(trainer, train_table, minutes), HypnogramPrior.from_table(train_table)
         save_adapter(Adapter(trainer.model, trainer.processing_class, spec, prior, card), adapter)
         remove_ours(work, CHECKPOINTS)
+        remove_ours(adapter.with_name(f"{adapter.name}-teacher"), TEACHER)
     return training_curve(trainer.state)
 
 

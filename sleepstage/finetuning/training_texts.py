@@ -8,10 +8,12 @@ from datasets import Dataset
 
 from ..dataset.digits import MISSING, N_LEVELS, PromptSpec
 from ..dataset.splits import partial_nights, recut
-from ..dataset.table import consecutive_runs
-from ..dataset.windows import Windows, covering_starts, cut_windows
-from ..stages import STAGES, UNSCORED
-from .settings import TrainingConfig
+from ..dataset.windows import Windows, covering_starts, cut_windows, night_runs
+from ..features.catalogue import NIGHT
+from ..stages import UNSCORED
+from .hints import draw_hints
+from .settings import TrainingConfig, launch
+from .teacher import Teacher
 
 IGNORED = -100  # the label of a token without an answer; torch and trl leave it out of the loss
 
@@ -22,41 +24,57 @@ def training_windows(
     tokenizer: Any,
     n_windows: int,
     config: TrainingConfig = TrainingConfig(),  # noqa: B008 (it is frozen)
-    teacher: pd.DataFrame | None = None,
+    teacher: Teacher | None = None,
 ) -> Dataset:
     """Cut labelled windows from a table: passes over its epochs, each with other window borders.
 
     In every pass, each night loses 0 to ``config.margin_epochs`` epochs at both ends
     (:func:`sleepstage.recut`), ``config.partial_share`` of the nights are shown in part only
-    (:func:`sleepstage.dataset.splits.partial_nights`), and ``config.blur`` of the digits are changed
-    (:func:`blurred`).
+    (:func:`sleepstage.dataset.splits.partial_nights`), ``config.hinted_share`` of them give the stages of
+    some epochs (:func:`sleepstage.finetuning.hints.draw_hints`), and ``config.blur`` of the digits are
+    changed (:func:`blurred`).
 
     Returns
     -------
     datasets.Dataset
-        ``input_ids`` and ``labels``: a stage's code at the last token of the line that answers for a
-        scored epoch that can be measured, −100 everywhere else. With a ``teacher`` (see :func:`finetune`)
-        also ``teacher``, its five probabilities at those tokens, 0 everywhere else.
+        ``input_ids`` and ``labels``: a stage's code at the last token of the line that answers for an epoch
+        that is scored, can be measured and is no hint, −100 everywhere else. With a ``teacher`` also
+        ``teacher``, its five probabilities at each token, one after the other, 0 where no answer is.
+        Texts with hints are longer. The rows are in the order of training: those of a step are of one length.
 
     Raises
     ------
     ValueError
-        If no epoch of the table is scored and measured, or the teacher says nothing about one that is.
+        If no epoch of the table is scored and measured.
     """
-    asked = (table["stage"] != UNSCORED).to_numpy() & (spec.levels(table) != MISSING).any(axis=1)
+    levels = spec.levels(table)
+    asked = (table["stage"] != UNSCORED).to_numpy() & (levels != MISSING).any(axis=1)
     if not asked.any():
         raise ValueError(
             "no epoch of the training table is scored and has a feature that the prompt needs; training "
             "needs an expert's stages, and a signal that can be measured"
         )
-    soft_targets = None if teacher is None else _soft_targets(teacher, table.index, asked)
+    doubt = None
+    if teacher is not None:
+        doubt = pd.Series(1 - teacher.read(table, levels, np.full(len(table), UNSCORED)).max(1), table.index)
     rng = np.random.default_rng(config.seed)
+    step_size = config.windows_per_batch * config.batches_per_step * launch().num_processes
+    waiting: dict[int, list[dict[str, np.ndarray]]] = {}  # by the length of the text
     texts: list[dict[str, np.ndarray]] = []
     while len(texts) < n_windows:
-        one_pass = _one_pass(table, spec, tokenizer, config, soft_targets, rng)
-        rng.shuffle(one_pass)
-        texts += [text for text in one_pass if (text["labels"] != IGNORED).any()]
-    return Dataset.from_list(texts[:n_windows])
+        for text in _one_pass(table, spec, tokenizer, config, teacher, doubt, rng):
+            if (text["labels"] != IGNORED).any():
+                waiting.setdefault(len(text["input_ids"]), []).append(text)
+        steps: list[list[dict[str, np.ndarray]]] = []
+        for length, alike in waiting.items():
+            rng.shuffle(alike)
+            whole = len(alike) - len(alike) % step_size
+            steps += [alike[first : first + step_size] for first in range(0, whole, step_size)]
+            waiting[length] = alike[whole:]
+        rng.shuffle(steps)
+        texts += [text for step in steps for text in step]
+    columns = {name: [text[name] for text in texts[:n_windows]] for name in texts[0]}
+    return Dataset.from_dict(columns).with_format("torch")
 
 
 def _one_pass(
@@ -64,22 +82,28 @@ def _one_pass(
     spec: PromptSpec,
     tokenizer: Any,
     config: TrainingConfig,
-    soft_targets: pd.DataFrame | None,
+    teacher: Teacher | None,
+    doubt: pd.Series | None,
     rng: np.random.Generator,
 ) -> list[dict[str, np.ndarray]]:
     """Cut every night once, in order."""
     nights = partial_nights(recut(table, rng, config.margin_epochs), rng, config.partial_share)
-    levels = blurred(spec.levels(nights), rng, config.blur)
-    labels = nights["stage"].replace(UNSCORED, IGNORED).to_numpy(np.int64)
-    soft = None if soft_targets is None else soft_targets.reindex(nights.index).to_numpy(np.float32)
+    levels, stages = spec.levels(nights), nights["stage"].to_numpy(np.int64)
+    unsure = None if doubt is None else doubt.reindex(nights.index).to_numpy()
+    known = np.full(len(nights), UNSCORED)
+    for rows in nights.groupby(level=NIGHT, sort=False).indices.values() if spec.reads_hints else ():
+        unsure_here = None if unsure is None else unsure[rows]
+        known[rows] = draw_hints(stages[rows], unsure_here, rng, config.hinted_share)
+    soft = None if teacher is None else teacher.read(nights, levels, known)
+    labels, read = np.where(stages == UNSCORED, IGNORED, stages), blurred(levels, rng, config.blur)
     stride = spec.window - spec.look_ahead
     texts = []
-    for run in consecutive_runs(nights):
+    for night, run in night_runs(nights):
         starts = covering_starts(run.stop - run.start, spec, stride, offset=int(rng.integers(stride)))
-        windows = cut_windows(levels[run], spec, tokenizer, starts)
-        columns = {"input_ids": windows.input_ids, "labels": _at_answers(windows, labels[run], IGNORED)}
+        windows = cut_windows(read[night], spec, tokenizer, starts, known[night], run)
+        columns = {"input_ids": windows.input_ids, "labels": _at_answers(windows, labels[night], IGNORED)}
         if soft is not None:
-            columns["teacher"] = _at_answers(windows, soft[run], 0)
+            columns["teacher"] = _at_answers(windows, soft[night], 0).reshape(len(starts), -1)
         texts += [dict(zip(columns, rows, strict=True)) for rows in zip(*columns.values(), strict=True)]
     return texts
 
@@ -110,22 +134,3 @@ def blurred(levels: np.ndarray, rng: np.random.Generator, share: float) -> np.nd
     chance = rng.random(levels.shape)
     changed = np.where(chance < share, moved, np.where(chance < 1.25 * share, MISSING, levels))
     return np.where(levels == MISSING, MISSING, changed).astype(levels.dtype)
-
-
-def _soft_targets(teacher: pd.DataFrame, index: pd.MultiIndex, asked: np.ndarray) -> pd.DataFrame:
-    """Give the teacher's probabilities (n_epochs, 5) for a table's epochs, 0 where it has none."""
-    proba = teacher[list(STAGES)].reindex(index)
-    absent = proba.isna().any(axis=1).to_numpy()
-    if (missing := absent & asked).any():
-        subject, recording, epoch = index[missing][0]
-        raise ValueError(
-            f"the teacher has no probabilities for {missing.sum()} of the training epochs, the first being "
-            f"epoch {epoch} of {recording} (subject {subject}); let it answer for every training night"
-        )
-    known = proba[~absent]
-    if not ((known >= 0).all(axis=None) and np.allclose(known.sum(axis=1), 1, atol=0.01)):
-        raise ValueError(
-            f"the teacher's answers lie between {known.min(axis=None):g} and {known.max(axis=None):g}, "
-            f"expected probabilities of {', '.join(STAGES)} that sum to 1 in each epoch"
-        )
-    return known.reindex(index, fill_value=0.0)

@@ -16,16 +16,18 @@ import torch
 from tqdm.auto import tqdm
 
 from ..dataset.digits import PromptSpec
+from ..dataset.table import check_index
 from ..dataset.windows import Windows, covering_windows, cut_windows, label_token_ids
 from ..features.catalogue import NIGHT
 from ..finetuning.adapter import SHIPPED_ADAPTER, load_adapter
 from ..finetuning.base_model import load_base, load_tokenizer, quiet_libraries, set_attention
 from ..finetuning.calibration import HypnogramPrior
 from ..finetuning.settings import OFFLINE_MODEL
-from ..stages import STAGES
+from ..stages import STAGES, UNSCORED, stage_codes
 
 DENSE_SLEEP = 20  # epochs: of ten minutes, more than half must be sleep; one wrong epoch does not count
 WAKE_MARGIN = 60  # epochs of wake kept on both sides of sleep: half an hour, as in the training nights
+WINDOWS_PER_BATCH = {"cpu": 4, "cuda": 64}  # more are hardly faster, and each takes memory
 LONG_WAKE = 120  # with more epochs of wake than that outside the margins, a night is read a second time
 
 
@@ -102,11 +104,15 @@ class Stager:
     def predict_proba(
         self,
         table: pd.DataFrame,
+        known: pd.Series | None = None,
         stride: int | None = None,
-        windows_per_batch: int = 4,
+        windows_per_batch: int | None = None,
         with_prior: bool = True,
     ) -> pd.DataFrame:
-        """Stage every epoch of every night in a table.
+        """Stage every epoch of every night in a table, with a scorer's hints where there are some.
+
+        A hint is an epoch's stage as the scorer sees it (:func:`sleepstage.recheck` says which epochs are
+        worth a hint). The model reads it in the text, and learns from it about the other epochs of the night.
 
         Levels are ranks within a recording. Hours of wake around a night change them, so a recording with
         more than an hour of it is read a second time, from half an hour before sleep to half an hour after.
@@ -115,11 +121,14 @@ class Stager:
         ----------
         table : pandas.DataFrame, shape (n_epochs, n_columns)
             A feature table with the columns that the prompt needs. Its stages are not used.
+        known : pandas.Series of int, shape (n_epochs,), optional
+            The stages that are given, −1 where the model is asked, with the table's index. A part of the
+            index is enough. A given epoch has its stage with probability 1.
         stride : int, optional
             Epochs from one window to the next. By default two thirds of the epochs that a window answers for,
             so that windows overlap by a third. The answers to one epoch are averaged.
-        windows_per_batch : int
-            Windows that the model reads at once.
+        windows_per_batch : int, optional
+            Windows that the model reads at once. By default 4 on a CPU, and 64 on a GPU.
         with_prior : bool
             Apply the adapter's temperature and stage transitions, if it has them.
 
@@ -129,13 +138,23 @@ class Stager:
             The hypnodensity: the table's index, the columns W, N1, N2, N3, REM; rows sum to 1. An epoch that
             cannot be measured (no digit of its line is known) gets no stage: its row is NaN, and a warning
             says how many there are.
+
+        Raises
+        ------
+        ValueError
+            If ``known`` has an epoch that the table has not, or something else than stage codes; or if the
+            adapter cannot read hints.
         """
-        proba = self._read(table, stride, windows_per_batch)
+        check_index(table.index)
+        given = _given(table, known)
+        proba = self._read(table, given, stride, windows_per_batch)
         again = _around_sleep(proba)
         if again.any():
-            proba[again] = self._read(table[again], stride, windows_per_batch)
+            proba[again] = self._read(table[again], given[again], stride, windows_per_batch)
         _warn_of_unanswered(table, proba)
-        return self.prior.apply(proba) if with_prior and self.prior else proba
+        if with_prior and self.prior:
+            proba = self.prior.apply(proba)
+        return _with_given(proba, given)
 
     def answer(self, levels: np.ndarray, row: int) -> np.ndarray:
         """Read one window around an epoch, and give that epoch's probabilities.
@@ -157,27 +176,62 @@ class Stager:
         first = min(max(0, row - n_answers // 2), max(0, len(levels) - n_answers))
         lines = levels[first : first + self.spec.window]
         window = cut_windows(lines, self.spec, self.tokenizer, np.array([0]))
-        return self._answers(window, windows_per_batch=1).reindex([row - first]).to_numpy()[0]
+        return self._answers([window], 1, n_epochs=len(lines))[row - first]
 
-    def _read(self, table: pd.DataFrame, stride: int | None, windows_per_batch: int) -> pd.DataFrame:
+    def _read(
+        self, table: pd.DataFrame, given: np.ndarray, stride: int | None, windows_per_batch: int | None
+    ) -> pd.DataFrame:
         """Read a table's nights once; epochs that no window answers for get NaN."""
-        windows = covering_windows(table, self.spec, self.tokenizer, stride or self.spec.default_stride)
-        return self._answers(windows, windows_per_batch).reindex(range(len(table))).set_axis(table.index)
+        stride = stride or self.spec.default_stride
+        windows = covering_windows(table, self.spec, self.tokenizer, stride, given)
+        answers = self._answers(windows, windows_per_batch, len(table))
+        return _with_given(pd.DataFrame(answers, table.index, list(STAGES)), given)
 
     @torch.inference_mode()
-    def _answers(self, windows: Windows, windows_per_batch: int) -> pd.DataFrame:
-        """Give the mean probabilities of the label words for each epoch that a window answers for."""
-        positions = torch.as_tensor(windows.positions, device=self.model.device)  # (A,)
-        batches = torch.as_tensor(windows.input_ids, device=self.model.device).split(windows_per_batch)
-        with quiet_libraries():
-            logits = [
-                self.model(input_ids=batch, logits_to_keep=positions).logits[..., self.label_ids]  # (B, A, 5)
-                for batch in tqdm(batches, "staging", leave=False, unit="batch", disable=len(batches) == 1)
-            ]
-        proba = torch.cat(logits).float().softmax(-1).double().cpu().numpy()
-        asked = windows.epochs >= 0
-        answers = pd.DataFrame(proba[asked], columns=list(STAGES))
-        return answers.groupby(windows.epochs[asked]).mean()
+    def _answers(self, texts: list[Windows], windows_per_batch: int | None, n_epochs: int) -> np.ndarray:
+        """Give the mean probabilities of the label words for each epoch (n_epochs, 5), NaN without any."""
+        device = self.model.device
+        size = windows_per_batch or WINDOWS_PER_BATCH[device.type]
+        total, count = np.zeros((n_epochs, len(STAGES))), np.zeros((n_epochs, 1))
+        n_windows = sum(len(windows.epochs) for windows in texts)
+        with (
+            quiet_libraries(),
+            tqdm(
+                desc="staging", total=n_windows, unit="window", leave=False, disable=n_windows <= size
+            ) as bar,
+        ):
+            for windows in texts:
+                positions = torch.as_tensor(windows.positions, device=device)  # (A,)
+                for first in range(0, len(windows.epochs), size):
+                    batch = torch.as_tensor(windows.input_ids[first : first + size], device=device)
+                    logits = self.model(input_ids=batch, logits_to_keep=positions).logits
+                    proba = logits[..., self.label_ids].float().softmax(-1).double().cpu().numpy()
+                    epochs = windows.epochs[first : first + size]
+                    asked = epochs >= 0
+                    np.add.at(total, epochs[asked], proba[asked])
+                    np.add.at(count, epochs[asked], 1)
+                    bar.update(len(batch))
+        return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+
+
+def _given(table: pd.DataFrame, known: pd.Series | None) -> np.ndarray:
+    """Check hints, and give the stage of each epoch of the table (n_epochs,), −1 where there is none."""
+    if known is None:
+        return np.full(len(table), UNSCORED, dtype=np.int8)
+    strangers = known.index.difference(table.index)
+    if len(strangers):
+        raise ValueError(
+            f"known gives a stage to {strangers[0]}, an epoch that the table does not have; expected a Series of "
+            "stage codes with (a part of) the table's index, −1 where the model is asked"
+        )
+    return stage_codes(known.reindex(table.index, fill_value=UNSCORED))
+
+
+def _with_given(proba: pd.DataFrame, given: np.ndarray) -> pd.DataFrame:
+    """Write the given stages into a hypnodensity, with probability 1."""
+    rows = given != UNSCORED
+    proba[rows] = np.eye(len(STAGES))[given[rows]]
+    return proba
 
 
 def _around_sleep(proba: pd.DataFrame) -> np.ndarray:

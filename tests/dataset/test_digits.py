@@ -12,8 +12,7 @@ from hypothesis.extra.numpy import arrays
 
 from sleepstage.dataset.digits import (
     COHORT_COLUMNS,
-    EEG_COLUMNS,
-    PUBLISHED_COLUMNS,
+    NIGHT_COLUMNS,
     Digit,
     PromptSpec,
     default_digits,
@@ -21,6 +20,7 @@ from sleepstage.dataset.digits import (
     night_text,
     parse_text,
 )
+from sleepstage.features.catalogue import describe_features
 
 short_nights_are_fine = pytest.mark.filterwarnings("ignore:.*less than two hours")
 
@@ -150,25 +150,42 @@ def test_a_missing_column_is_named_with_those_present(column):
         Digit(column).values(night(a=[1.0], b=[1.0]))
 
 
-def test_the_shipped_night_gives_the_features_of_the_eeg(table):
+def test_the_shipped_night_has_all_digits_within_the_night(table):
     digits = default_digits(table)
-    assert [(digit.column, digit.level) for digit in digits] == [(name, "night") for name in EEG_COLUMNS]
+    columns = [*NIGHT_COLUMNS, *COHORT_COLUMNS]
+    assert [(digit.column, digit.level) for digit in digits] == [(name, "night") for name in columns]
     levels = PromptSpec(digits).levels(table)
-    assert (levels.shape, levels.dtype) == ((841, 12), np.int8)
-    deep = levels[table["stage"] == 3].mean(axis=0)[EEG_COLUMNS.index("delta_power_rel")]
-    assert deep > 7 > 5 > levels[table["stage"] == 0].mean(axis=0)[EEG_COLUMNS.index("delta_power_rel")]
+    assert (levels.shape, levels.dtype) == ((841, 15), np.int8)
+    deep = levels[table["stage"] == 3].mean(axis=0)[columns.index("delta_share")]
+    assert deep > 7 > 5 > levels[table["stage"] == 0].mean(axis=0)[columns.index("delta_share")]
+
+
+@pytest.mark.parametrize("gain", [0.5, 2.0])
+def test_no_gain_moves_a_digit(table, gain):
+    """The columns in µV grow with the gain, those in µV² with its square; the others do not."""
+    two = pd.concat([table, table.rename({0: 1}, level="subject")])
+    spec = PromptSpec.fit(two, default_digits(two))
+    power = describe_features()["unit"].map({"µV": 1, "µV²": 2}).fillna(0)
+    louder = two.copy()
+    for column, exponent in power.items():
+        louder[column] *= gain**exponent
+    assert not louder["rfft_delta_uv2"].equals(two["rfft_delta_uv2"])
+    np.testing.assert_array_equal(spec.levels(louder), spec.levels(two))
 
 
 def test_digits_follow_what_a_table_has():
     bands = {f"rfft_{band}_uv2": [1.0, 2] for band in ("delta", "theta", "alpha", "beta")}
-    one = night(1, mean_uv=[0.0, 0], std_uv=[1.0, 2], rfft_rest_uv2=[1.0, 2], **bands)
-    of_the_night = tuple(Digit(column) for column in PUBLISHED_COLUMNS)
-    of_the_cohort = tuple(Digit(column, "cohort") for column in COHORT_COLUMNS)
-    assert default_digits(one) == of_the_night
-    assert default_digits(pd.concat([one, one.rename({"A": "B"}, level="recording")])) == of_the_night
-    assert (
-        default_digits(pd.concat([one, one.rename({1: 2}, level="subject")])) == of_the_night + of_the_cohort
-    )
+    one = night(1, mean_uv=[0.0, 0], std_uv=[1.0, 2], var_uv2=[1.0, 4], rfft_rest_uv2=[1.0, 2], **bands)
+    of_the_night = [("rfft_delta_uv2", "night"), ("rfft_rest_uv2", "night")]
+    ratios = ["rfft_delta_uv2/rfft_beta_uv2", "rfft_rest_uv2/var_uv2"]
+
+    def digits(table):
+        return [(digit.column, digit.level) for digit in default_digits(table)]
+
+    assert digits(one) == of_the_night + [(ratio, "night") for ratio in ratios]
+    assert digits(pd.concat([one, one.rename({"A": "B"}, level="recording")])) == digits(one)
+    two = pd.concat([one, one.rename({1: 2}, level="subject")])
+    assert digits(two) == of_the_night + [(ratio, "cohort") for ratio in ratios]
     odd = night(**{f"f{k:02}": [0.0] for k in range(15)})
     assert default_digits(odd) == tuple(Digit(f"f{k:02}") for k in range(12))
 

@@ -12,15 +12,15 @@ from hypothesis.extra.numpy import arrays
 from sleepstage.dataset.digits import Digit, PromptSpec, night_text
 from sleepstage.dataset.windows import (
     covering_starts,
+    covering_windows,
     cut_windows,
     label_token_ids,
     line_tokens,
     tokenizer_hash,
 )
 from sleepstage.finetuning.training_texts import training_windows
-from sleepstage.stages import STAGES
 
-SPEC = PromptSpec(tuple(Digit("x") for _ in range(4)))
+SPEC = PromptSpec(tuple(Digit("x") for _ in range(4)), window=40, look_ahead=6, bidirectional=False)
 ANSWERED = SPEC.window - SPEC.look_ahead
 LENGTHS = [1, SPEC.look_ahead, SPEC.window - 1, SPEC.window, SPEC.window + 1, 200]
 
@@ -89,20 +89,18 @@ def test_a_line_without_a_digit_is_read_but_no_line_answers_for_it(smollm2_token
 
 @pytest.mark.filterwarnings("ignore:.*less than two hours:UserWarning")
 def test_epochs_that_cannot_be_measured_are_not_learned_from(dead_table, smollm2_tokenizer):
-    """Whatever the expert called them, and though the teacher has no answer for them either."""
     spec = PromptSpec((Digit("std_uv"), Digit("mobility")))
     dead = dead_table["std_uv"].isna().to_numpy()
     table = dead_table.assign(stage=np.where(dead, 4, 2).astype(np.int8))
-    teacher = pd.DataFrame(0.2, table.index, list(STAGES)).mask(table["std_uv"].isna())
-    texts = training_windows(table, spec, smollm2_tokenizer, 40, teacher=teacher)
-    assert set(np.unique(texts["labels"])) == {-100, 2}
+    texts = training_windows(table, spec, smollm2_tokenizer, 40)
+    assert {int(label) for row in texts["labels"] for label in row} == {-100, 2}
     with pytest.raises(ValueError, match="scored and has a feature"):
         training_windows(table[dead], spec, smollm2_tokenizer, 1)
 
 
 @pytest.mark.parametrize("look_ahead", [0, 1, SPEC.window - 1])
 def test_any_look_ahead_answers_every_epoch_once_at_full_stride(look_ahead, smollm2_tokenizer):
-    spec = PromptSpec(SPEC.digits, look_ahead=look_ahead)
+    spec = PromptSpec(SPEC.digits, window=SPEC.window, look_ahead=look_ahead)
     stride = spec.window - look_ahead
     n_epochs = 3 * stride
     windows = cut_windows(
@@ -126,6 +124,71 @@ def test_starts_are_a_stride_apart_and_cover_every_epoch_at_any_offset():
 def test_a_stride_that_would_leave_epochs_out_is_refused(stride):
     with pytest.raises(ValueError, match=f"stride is {stride} .* = {ANSWERED} "):
         covering_starts(200, SPEC, stride)
+
+
+# ---------------------------------------------------------------- hints
+
+HINTED = PromptSpec(SPEC.digits, window=40, examples=5)
+
+
+def test_a_given_line_ends_in_its_label_word_and_is_not_asked(tokenizer):
+    night, levels = numbered_night(100)
+    known = np.full(100, -1)
+    known[[3, 50]] = [2, 4]
+    windows = cut_windows(levels, HINTED, tokenizer, np.array([0, 40, 60]), known)
+    for ids, start, example in zip(
+        windows.input_ids, [0, 40, 60], ["0051 REM", "0004 Medium", None], strict=True
+    ):
+        text = tokenizer.decode(ids[1:], skip_special_tokens=False)
+        before, window = text.split(tokenizer.bos_token)
+        examples = [*["0000:"] * 4, example] if example else [*["0000:"] * 3, "0004 Medium", "0051 REM"]
+        assert before == "".join(examples)
+        words = {3: " Medium", 50: " REM"}
+        assert window == "".join(night[t] + words.get(t, ":") for t in range(start, start + 40))
+    assert {3, 50}.isdisjoint(windows.epochs.ravel())
+    assert set(windows.epochs.ravel()) == {-1, *range(100)} - {3, 50}
+    ends = windows.input_ids[:, windows.positions]
+    asked = windows.epochs >= 0
+    assert set(ends[asked]) == set(tokenizer(":", add_special_tokens=False).input_ids)
+    assert set(ends[~asked]) == {label_token_ids(HINTED.labels, tokenizer)[code] for code in (2, 4)}
+
+
+def test_of_many_hints_those_at_equal_steps_are_the_examples(smollm2_tokenizer):
+    night, levels = numbered_night(200)
+    known = np.full(200, -1)
+    known[40::16] = 0  # 40, 56, … 184: ten of them, at ten steps
+    (ids,) = cut_windows(levels, HINTED, smollm2_tokenizer, np.array([0]), known).input_ids
+    before = smollm2_tokenizer.decode(ids[1:]).split(smollm2_tokenizer.bos_token)[0]
+    chosen = before.split(" Wake")[:-1]
+    assert len(chosen) == 5
+    assert (chosen[0], chosen[-1]) == (night[40], night[184])
+    assert chosen == sorted(chosen)
+
+
+def test_hints_beyond_a_gap_are_examples_and_those_of_other_nights_are_not(smollm2_tokenizer):
+    index = pd.MultiIndex.from_tuples(
+        [("A", "first", epoch) for epoch in [*range(30), *range(50, 60)]]
+        + [("A", "second", epoch) for epoch in range(20)],
+        names=["subject", "recording", "epoch"],
+    )
+    table = pd.DataFrame({"x": np.arange(len(index), dtype=float)}, index)
+    known = np.full(len(index), -1)
+    known[35] = 3  # after the gap
+    with pytest.warns(UserWarning, match="less than two hours"):
+        plain, hinted = covering_windows(
+            table, PromptSpec((Digit("x"),), window=40), smollm2_tokenizer, 40, known
+        )[::-1]
+    assert len(hinted.input_ids) == 2 and len(plain.input_ids) == 1  # two runs of the first night; the second
+    assert set(hinted.epochs.ravel()) == {-1, *range(40)} - {35}
+    assert set(plain.epochs.ravel()) == {-1, *range(40, 60)}
+    first_run = smollm2_tokenizer.decode(hinted.input_ids[0])
+    assert first_run.count(" Deep") == 1
+
+
+def test_a_model_that_reads_from_left_to_right_takes_no_hints(smollm2_tokenizer):
+    _, levels = numbered_night(40)
+    with pytest.raises(ValueError, match="from left to right"):
+        cut_windows(levels, SPEC, smollm2_tokenizer, np.array([0]), np.full(40, 2))
 
 
 # ---------------------------------------------------------------- tokens
