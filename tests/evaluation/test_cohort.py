@@ -1,7 +1,5 @@
 """Figures over many people agree with scikit-learn's and SciPy's, and resample people, not epochs."""
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,15 +7,7 @@ from scipy.stats import bootstrap
 from sklearn.metrics import cohen_kappa_score
 
 import sleepstage as ss
-from sleepstage.__main__ import main
-from sleepstage.evaluation.cohort import (
-    baseline_table,
-    cohort_figures,
-    evaluate_cohort,
-    kappa_difference_ci,
-    save_answers,
-)
-from sleepstage.finetuning.calibration import HypnogramPrior
+from sleepstage.evaluation.cohort import cohort_figures, kappa_difference_ci, save_answers
 
 
 @pytest.fixture(scope="module")
@@ -107,27 +97,6 @@ def test_two_models_are_compared_on_the_epochs_that_both_answered(cohort, proba)
     assert kappa_difference_ci(cohort["stage"], part, proba) == [0, 0]
 
 
-def test_nothing_asked_for_and_a_person_on_both_sides_are_refused(cohort):
-    with pytest.raises(ValueError, match="nothing to score"):
-        evaluate_cohort(cohort)
-    with pytest.raises(ValueError, match="in training and in test"):
-        evaluate_cohort(cohort, train_table=cohort)
-
-
-def test_trees_learn_from_the_adapters_people_or_from_all_who_are_not_scored(cohort):
-    scored = cohort[cohort.index.get_level_values("subject") >= 6]
-
-    class Tuned:
-        trained_on = (1, "3")
-
-    assert set(baseline_table(cohort, scored, None).index.unique("subject")) == {0, 1, 2, 3, 4, 5}
-    assert set(baseline_table(cohort, scored, Tuned()).index.unique("subject")) == {1, 3}
-    others = cohort[cohort.index.get_level_values("subject") < 3]
-    assert baseline_table(others, scored, None).equals(others)
-    with pytest.raises(ValueError, match="everyone in the training table is scored; score fewer"):
-        baseline_table(scored, scored, None)
-
-
 def test_answers_come_back_from_their_file(cohort, proba, tmp_path):
     answers = {"llm": proba, "llm_as_read": proba, "baseline": proba[::-1].loc[proba.index]}
     read = ss.load_table(save_answers(cohort.assign(quality="ok"), answers, tmp_path / "new" / "a.npz"))
@@ -136,39 +105,3 @@ def test_answers_come_back_from_their_file(cohort, proba, tmp_path):
     ]
     np.testing.assert_allclose(read.filter(like="baseline "), proba, atol=5e-5)
     assert read["stage"].equals(cohort["stage"]) and (read["quality"] == "ok").all()
-
-
-def test_train_and_evaluate_from_the_command_line(cohort, tmp_path, tiny_base, capsys):
-    """The whole way on a table of ours, with a tiny base model in the offline model's place."""
-    cohort = cohort.assign(quality="ok")
-    off = cohort.xs("SC4051", level="recording", drop_level=False).index[100:110]
-    cohort.loc[off, ["std_uv", "quality"]] = np.nan, "zero"
-    path = ss.save_table(cohort, tmp_path / "cohort.npz")
-    adapter, result = tmp_path / "adapter", tmp_path / "figures.json"
-    arguments = ["--table", str(path), "--adapter", str(adapter)]
-    training = ["--validation-subjects", "5", "6", "--steps", "2", "--base", str(tiny_base), "--float32"]
-    assert main(["train", *arguments, *training]) == 0
-    card = json.loads((adapter / "train.json").read_text())
-    assert card["subjects"] == [0, 1, 2, 3, 4, 7]
-    scoring = ["--subjects", "5", "6", "--baseline", "--json", str(result), "--fit-prior"]
-    scoring += ["--hypnodensities", str(tmp_path / "night.npz")]
-    assert main(["evaluate", *arguments, *scoring]) == 0
-    figures = json.loads(result.read_text())
-    models = {"llm", "llm_as_read", "baseline", "baseline_as_read"}
-    assert set(figures) == models | {"kappa_difference_ci"}
-    assert figures["llm"]["n_subjects"] == figures["baseline"]["n_subjects"] == 2
-    assert figures["llm"]["n_epochs"] < 1600  # recut
-    assert figures["llm"]["epochs_per_second"] > 0
-    assert figures["baseline"]["kappa"] > 0.3 > figures["llm"]["kappa"]
-    for model in models:
-        assert figures[model]["n_unanswered"] == 10 == figures[model]["per_subject"]["5"]["n_unanswered"]
-    assert "baseline" in capsys.readouterr().out
-    answers = ss.load_table(tmp_path / "night.npz")
-    assert answers.index[answers[list(ss.feature_columns(answers))].isna().all(axis=1)].equals(off)
-    assert answers.index[answers["quality"] == "zero"].equals(off)
-    trees = answers[[f"baseline {stage}" for stage in ss.STAGES]].set_axis(list(ss.STAGES), axis=1)
-    assert ss.score(answers["stage"], trees)["kappa"] == pytest.approx(figures["baseline"]["kappa"], abs=2e-3)
-    prior = HypnogramPrior.load(adapter / "prior.json")
-    assert prior.fitted_on == (5, 6) and prior.temperature != 1
-    assert main(["evaluate", *arguments, "--subjects", "4", "5", "--json", str(result)]) == 1
-    assert "subjects 4 are in training and in test" in capsys.readouterr().err
