@@ -1,17 +1,20 @@
-"""Sleep-EDF through MNE, with the shipped night in the place of a download."""
+"""Sleep-EDF, with the shipped night in the place of a download."""
 
-import functools
+import hashlib
 import http.server
+import re
 import shutil
 import threading
+import time
 
 import numpy as np
 import pandas as pd
 import pytest
-from mne.datasets.sleep_physionet import age
+from mne.datasets.sleep_physionet import age, temazepam
 from test_folder import night_like
 
 import sleepstage as ss
+from sleepstage.dataset import sleep_edf
 from sleepstage.dataset.sleep_edf import sleep_edf_table
 from sleepstage.features.extract import extract_features as extract
 
@@ -53,7 +56,7 @@ def test_a_folder_that_was_filled_before_needs_no_recording(tmp_path, monkeypatc
     psg = put_files(tmp_path / "age", "SC4002E")
     first = sleep_edf_table([0], nights=[2], folder=tmp_path, keep_edf=True)
     assert psg.exists()
-    monkeypatch.setattr(age, "fetch_data", None)
+    monkeypatch.setattr(sleep_edf, "_fetch", None)
     pd.testing.assert_frame_equal(sleep_edf_table([0], nights=[2], folder=tmp_path), first)
 
 
@@ -112,7 +115,7 @@ def test_people_of_the_two_studies_are_not_confused(tmp_path):
     ],
 )
 def test_who_does_not_exist_is_named_before_anything_is_downloaded(asked, message, tmp_path, monkeypatch):
-    monkeypatch.setattr(age, "fetch_data", None)
+    monkeypatch.setattr(sleep_edf, "_fetch", None)
     with pytest.raises(ValueError, match=message):
         sleep_edf_table(**asked, folder=tmp_path)
 
@@ -123,29 +126,65 @@ def test_the_night_that_a_person_has_is_taken(tmp_path, caplog):
     assert "night 2 of subject 13 was lost by the recorder" in caplog.text
 
 
-class _Page(http.server.BaseHTTPRequestHandler):
+class _Mirror(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
+        self.server.asked.append(self.path)
+        content = self.server.content.get(self.path.rpartition("/")[2], b"<html>too many downloads</html>")
         self.send_response(self.server.status)
+        self.send_header("content-length", str(len(content)))
         self.end_headers()
-        self.wfile.write(b"<html>too many downloads</html>")
+        half = len(content) // 2
+        self.wfile.write(content[:half])
+        time.sleep(0.3 if half > 100_000 else 0)  # long enough for a bar to show how much is there
+        self.wfile.write(content[half:])
 
     def log_message(self, *args):
         pass
 
 
-@pytest.mark.parametrize("status", [200, 403, 429])
-def test_a_page_in_a_recordings_place_is_refused_with_the_way_to_go_on(status, tmp_path, monkeypatch):
-    server = http.server.HTTPServer(("127.0.0.1", 0), _Page)
-    server.status = status
+@pytest.fixture
+def mirror(monkeypatch):
+    """A server in the bucket's place. It has the files in ``content``, and a page in place of others."""
+    server = http.server.HTTPServer(("127.0.0.1", 0), _Mirror)
+    server.status, server.content, server.asked = 200, {}, []
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(age, "fetch_data", functools.partial(age.fetch_data, base_url=address))
-    try:
-        with pytest.raises(
-            RuntimeError, match="(?s)night 1 of subject 5 could not .* By hand: .*sleep-cassette"
-        ):
-            sleep_edf_table([5], folder=tmp_path)
-    finally:
-        server.shutdown()
-        server.server_close()
-    assert not list(tmp_path.rglob("*.edf")) and not list(tmp_path.rglob("*.npz"))
+    monkeypatch.setattr(sleep_edf, "MIRROR", f"http://127.0.0.1:{server.server_port}")
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("status", [200, 403, 429])
+def test_a_page_in_a_recordings_place_is_refused_with_the_way_to_go_on(status, tmp_path, mirror):
+    mirror.status = status
+    with pytest.raises(RuntimeError, match="(?s)night 1 of subject 5 could not .* By hand: .*sleep-cassette"):
+        sleep_edf_table([5], folder=tmp_path)
+    assert mirror.asked == ["/sleep-cassette/SC4051E0-PSG.edf"]
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_night_comes_from_the_mirror_with_a_bar_and_only_what_is_not_there(
+    tmp_path, mirror, monkeypatch, capsys
+):
+    night, hypnogram = night_like(0, later=0), ss.demo_paths()[1].read_bytes()
+    names = ["SC4051E0-PSG.edf", "SC4051EC-Hypnogram.edf"]
+    hashes = [hashlib.sha1(content).hexdigest() for content in (night, hypnogram)]
+    mirror.content = dict(zip(names, (night, hypnogram[:-1] + b"?"), strict=True))
+    listed = list(zip(names, hashes, strict=True))
+    monkeypatch.setattr(sleep_edf, "_listed", lambda *night: listed)
+    with pytest.raises(RuntimeError, match="SC4051EC-Hypnogram.edf has SHA-1 .*, expected"):
+        sleep_edf_table([5], nights=[1], folder=tmp_path)
+    shown = capsys.readouterr().err
+    assert re.search(rf"{names[0]}: +\d+%.*/{len(night) / 1e6:.1f}M \[\d\d:\d\d<\d\d:\d\d", shown), shown
+    mirror.content[names[1]] = hypnogram
+    assert len(sleep_edf_table([5], nights=[1], folder=tmp_path)) > 800
+    assert mirror.asked == [f"/sleep-cassette/{name}" for name in (names[0], names[1], names[1])]
+
+
+@pytest.mark.parametrize(("fetch", "study", "asked"), [(age, "age", 9), (temazepam, "telemetry", 17)])
+def test_names_and_hashes_are_those_that_mne_downloads(fetch, study, asked, tmp_path, monkeypatch):
+    downloaded = []
+    monkeypatch.setattr(fetch, "_fetch_one", lambda name, sha, *_: (downloaded.append((name, sha)), False))
+    night = {"recording": [2]} if study == "age" else {}
+    fetch.fetch_data([asked], path=tmp_path, **night)
+    assert sleep_edf._listed(asked, 2 if study == "age" else 1, study) == downloaded
