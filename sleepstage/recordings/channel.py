@@ -235,7 +235,7 @@ def _check_beside(path: Path, files: tuple[Path | None, ...]) -> None:
     """Refuse what MNE found elsewhere."""
     folders = (path.absolute().parent, path.resolve().parent)
     for file in filter(None, files):
-        if Path(os.path.abspath(file)).parent not in folders:
+        if Path(os.path.abspath(file)).parent not in folders or not file.is_file():
             raise ValueError(f"{path} names the file {str(file)!r}, expected a file beside it.")
 
 

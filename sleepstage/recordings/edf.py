@@ -20,8 +20,8 @@ SUFFIXES: tuple[str, ...] = (".edf", ".bdf")
 MAX_SAMPLES: int = 100_000_000
 """Of one channel: 54 h at 512 Hz. What is longer is a false header, and would fill the memory."""
 
-MAX_EVENTS: int = 200_000
-"""Of one file, stages among them: one a second for two days."""
+MAX_EVENTS: int = 100_000
+"""Of one file, stages among them: one a second for a day."""
 
 _MAX_ANNOTATION_BYTES = 64_000_000  # a day in records of 0.1 s, 70 bytes each
 

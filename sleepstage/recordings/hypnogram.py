@@ -37,10 +37,12 @@ _LENGTHS_S = (30, 20, 15, 12, 10, 6, 5, 4, 3, 2, 1)  # of epochs that ours, or t
 
 _LATEST_S = 3.6e7  # a time of more than ten thousand hours is a mistake
 
-_MAX_BYTES = 8_000_000  # of a text: MAX_EVENTS lines of 40 characters
+_MAX_BYTES = 4_000_000  # of a text: MAX_EVENTS lines of 40 characters
 
 # What a column of stages may be called; of several, the first. The last two: BIDS's events, MNE's.
 _STAGE_COLUMNS = ("stage", "stages", "sleep_stage", "trial_type", "description")
+
+_TIMES = {"onset", "duration"}
 
 # Annotations beside the stages that may stand where no stage does.
 _BESIDE = re.compile(r"lights|recording|arousal|apn|desat|limb|leg|snor|artifact", re.IGNORECASE)
@@ -189,7 +191,7 @@ def _of_text(path: Path, n_epochs: int, lights_off_s: float | None) -> list[Even
         raise ValueError(f"{path} is no table ({error}). Save the hypnogram as text again.") from error
     names = [cell.lower() for cell in rows[0]] if rows else []
     stage_column = next((name for name in _STAGE_COLUMNS if name in names), None)
-    is_timed = not {"onset", "duration"}.isdisjoint(names)
+    is_timed = not _TIMES.isdisjoint(names)
     if stage_column is None and not is_timed and len(rows) == 1:  # all in one line
         cells = lines[0].split() if all(number_in(cell) is not None for cell in lines[0].split()) else rows[0]
         return _without_times(list(filter(None, cells)), n_epochs, lights_off_s, path)
@@ -204,6 +206,9 @@ def _of_text(path: Path, n_epochs: int, lights_off_s: float | None) -> list[Even
         if len(row) < len(names):
             raise ValueError(f"{path}, line {line}: expected {len(names)} cells as in the first line.")
     column = {name: [row[place] for row in rows[1:]] for place, name in enumerate(names)}
+    if delimiter != ",":  # where a comma is not that, it may be a decimal point
+        for name in _TIMES & set(names):
+            column[name] = [cell.replace(",", ".") for cell in column[name]]
     if not is_timed:
         epochs = [number_in(cell) for cell in column.get("epoch", ())]
         if epochs and epochs != list(range(epochs[0] or 0, (epochs[0] or 0) + len(epochs))):
@@ -260,8 +265,8 @@ def _of_xml(path: Path) -> list[Event]:
     """Read the annotations of NSRR, or the stages of Compumedics' Profusion, which NSRR also has."""
     text, events = _text(path), list[Event]()
     try:
-        if "<!DOCTYPE" in text:  # may define entities that fill the memory
-            raise ValueError("it defines a document type, which no hypnogram needs")
+        if "<!DOCTYPE" in text or text.count("<") > 5 * MAX_EVENTS:  # may fill the memory
+            raise ValueError("it defines a document type, or has too many elements for one night")
         root = ET.fromstring(text)
         for event in root.iter("ScoredEvent"):
             onset_s, duration_s = (as_number(event.findtext(name, "")) for name in ("Start", "Duration"))
