@@ -31,7 +31,7 @@ from ..features.catalogue import (
 )
 from ..files import check_number, naming, read_json, write_json
 from ..stages import STAGES
-from .table import share_within_night
+from .table import consecutive_runs, share_within_night
 
 N_LEVELS = 9
 """Digits 1 to 9, each for an equal share of epochs."""
@@ -166,11 +166,24 @@ class PromptSpec:
     def fit(cls, train_table: pd.DataFrame, digits: Sequence[Digit], **settings: Any) -> PromptSpec:
         """Take the cut points of the cohort digits from a training table.
 
+        A window ends where an epoch is missing. If half of the table's epochs stand in runs shorter than the
+        window, it becomes as short as they are, and a warning says so: its other lines would be empty.
+
         Raises
         ------
         ValueError
             If the table lacks a column, or a column has no value at all.
         """
+        lengths = [run.stop - run.start for run in consecutive_runs(train_table)]
+        usual = int(np.median(np.repeat(lengths, lengths)))  # half of the epochs stand in runs of this length
+        if "window" not in settings and usual < cls.window:
+            settings["window"] = max(usual, settings.get("look_ahead", cls.look_ahead) + 1)
+            warnings.warn(
+                f"half of the epochs stand in runs of at most {usual} without a gap, so a text has "
+                f"{settings['window']} lines instead of {cls.window}, and the model sees few neighbours. If "
+                "epochs were left out because they have no stage, keep them as -1.",
+                stacklevel=2,
+            )
         shares = np.arange(1, N_LEVELS) / N_LEVELS
         cuts = {}
         for digit in digits:

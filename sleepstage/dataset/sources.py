@@ -10,7 +10,7 @@ import pandas as pd
 from ..features.extract import extract_features
 from ..files import DATA_DIR
 from ..recordings.recording import load_demo
-from .contest import read_contest
+from .contest import fetch_contest, read_contest
 from .sleep_edf import sleep_edf_table
 from .table import drop_unscored, kept_table, load_table
 
@@ -37,9 +37,10 @@ def open_table(source: str | Path, folder: str | Path) -> pd.DataFrame:
     ----------
     source : str or Path
         ``"night"``, the night that ships; ``"cohort"``, the small cohort that ships (:func:`load_cohort`);
-        ``"sleep-edf"``, both nights of ten people of Sleep-EDF, about 1 GB to download once; or a path: a
-        feature table (``.npz``) of your own or of :func:`sleepstage.folder_table`, or the contest's folder
-        with the folders 0 to 4.
+        ``"sleep-edf"``, both nights of ten people of Sleep-EDF, about 1 GB to download once; ``"contest"``,
+        the contest's data, 134 MB to download once (:func:`sleepstage.fetch_contest`); or a path: a feature
+        table (``.npz``) of your own or of :func:`sleepstage.folder_table`, or a folder with the contest's
+        folders 0 to 4.
     folder : str or Path
         Where the shipped night's table (``features.npz``), or what was downloaded, is kept for the next call.
 
@@ -55,7 +56,7 @@ def open_table(source: str | Path, folder: str | Path) -> pd.DataFrame:
     ValueError
         If a table is none.
     RuntimeError
-        If a download fails.
+        If a download fails; the message says how to do it by hand.
     """
     folder = Path(folder)
     if source == "night":
@@ -64,12 +65,12 @@ def open_table(source: str | Path, folder: str | Path) -> pd.DataFrame:
         return load_cohort()
     if source == "sleep-edf":
         return sleep_edf_table(range(10), folder=folder, keep_unscored=False)
-    path = Path(source)
+    path = fetch_contest(folder) if source == "contest" else Path(source)
     if path.suffix == ".npz":
         return drop_unscored(load_table(path))
     if not path.is_dir():
         raise FileNotFoundError(
-            f"there is no {path}; expected 'night', 'cohort', 'sleep-edf', a feature table (.npz), or the "
-            "contest's folder (fetch_contest gets it)"
+            f"there is no {path}; expected 'night', 'cohort', 'sleep-edf', 'contest', a feature table "
+            "(.npz), or a folder with the contest's folders 0 to 4"
         )
     return drop_unscored(read_contest(path))

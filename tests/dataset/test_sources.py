@@ -56,6 +56,28 @@ def test_a_contest_folder_is_read_and_leaves_the_nights_table_alone(table, tmp_p
     assert ss.open_table(folder, kept).index.unique("subject").tolist() == ["00", "01"]
 
 
+def test_the_contest_is_a_source_by_its_name(tmp_path, monkeypatch):
+    def fetch(folder):
+        for epoch in range(6):
+            path = folder / "AISContest_Data" / str(epoch % 3) / f"07-{epoch}.npy"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.save(path, np.random.default_rng(epoch).random((51, 59)) * 1e-12)
+        return folder / "AISContest_Data"
+
+    monkeypatch.setattr(sources, "fetch_contest", fetch)
+    contest = ss.open_table("contest", tmp_path)
+    assert contest["stage"].tolist() == [0, 1, 2, 0, 1, 2]
+
+
+def test_a_failed_download_of_the_contest_says_how_to_get_it_by_hand(tmp_path, monkeypatch):
+    def refused(**settings):
+        raise OSError("too many people")
+
+    monkeypatch.setattr("gdown.download", refused)
+    with pytest.raises(RuntimeError, match=r"(?s)too many people.*By hand: open https://drive"):
+        ss.open_table("contest", tmp_path)
+
+
 def test_a_damaged_table_of_the_night_is_computed_anew(table, tmp_path, caplog):
     (tmp_path / "features.npz").write_bytes(b"half a table")
     assert ss.open_table("night", tmp_path).index.equals(table.index)

@@ -36,6 +36,31 @@ def numbered_night(n_epochs):
     return lines, np.array([list(map(int, line)) for line in lines], dtype=np.int8)
 
 
+@pytest.mark.filterwarnings("ignore:.*less than two hours")
+@pytest.mark.parametrize(
+    ("kept", "settings", "window"),
+    [
+        ([1, 1, 1, 1], {}, 80),
+        ([1, 1, 1, 0], {}, 3),
+        ([1, 0], {}, 1),
+        ([1, 0], {"look_ahead": 2}, 3),
+        ([1, 0], {"window": 40}, 40),
+    ],
+)
+def test_windows_are_no_longer_than_runs_of_epochs(kept, settings, window, smollm2_tokenizer, recwarn):
+    """Files of the contest are missing; windows of 80 lines would hold a line or two and padding."""
+    index = pd.MultiIndex.from_product([[1], ["A"], range(400)], names=["subject", "recording", "epoch"])
+    whole = pd.DataFrame({"x": np.random.default_rng(0).random(400)}, index).assign(stage=0)
+    table = whole[np.resize(kept, 400).astype(bool)]
+    spec = PromptSpec.fit(table, [Digit("x")], **settings)
+    assert spec.window == window
+    told = [str(warning.message) for warning in recwarn if "gap" in str(warning.message)]
+    assert len(told) == (window < 40)
+    assert all(f"runs of at most {sum(kept)}" in text for text in told)
+    (windows,) = covering_windows(table, spec, smollm2_tokenizer, spec.default_stride)
+    assert set(windows.epochs[windows.epochs >= 0]) == set(range(len(table)))
+
+
 @pytest.mark.parametrize("n_epochs", LENGTHS)
 def test_every_line_is_where_it_should_be_and_answers_for_the_right_epoch(n_epochs, tokenizer):
     night, levels = numbered_night(n_epochs)
