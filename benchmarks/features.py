@@ -1,15 +1,17 @@
-"""Time `sleepstage.extract_features` on a night, with the features of YASA's stager beside it.
+"""Time and memory of `sleepstage.extract_features` on a night, with the features of YASA's stager beside it.
 
-    python benchmarks/features.py --epochs 960 --repeats 5
+    python benchmarks/features.py --epochs 960 --repeats 9 --channels 8
 
-YASA's time includes its own band-pass filter; ours needs none. The best of the repeats is shown.
+The calls alternate in one process, and medians are shown. YASA's time includes its own band-pass filter, ours
+includes that of the family "filtered"; the line without this family has what needs no filter. Eight channels
+are one recording of eight times the epochs.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+import tracemalloc
 
 import mne
 import numpy as np
@@ -17,6 +19,8 @@ import yasa
 
 from sleepstage.features.catalogue import feature_columns
 from sleepstage.features.extract import extract_features
+from sleepstage.features.spectral import spectral_features
+from sleepstage.features.time_domain import hjorth_features, moment_features, time_features, wavelet_features
 from sleepstage.recordings.recording import Recording
 
 SFREQ_HZ = 100.0
@@ -31,6 +35,18 @@ def make_night(n_epochs: int, seed: int) -> Recording:
     return Recording(eeg_uv, SFREQ_HZ, stages=None, subject=0, recording="made", channel=CHANNEL)
 
 
+def extract_all(night: Recording) -> int:
+    """Compute all features and give their number."""
+    return len(feature_columns(extract_features(night)))
+
+
+def extract_without_filter(night: Recording) -> int:
+    """Compute the families that need no filter and give the number of their features."""
+    families = (time_features, hjorth_features, wavelet_features, moment_features)
+    found = [family(night.eeg_uv) for family in families]
+    return sum(map(len, [*found, spectral_features(night.eeg_uv, SFREQ_HZ)]))
+
+
 def extract_with_yasa(night: Recording) -> int:
     """Run YASA's features and give their number."""
     info = mne.create_info([CHANNEL], night.sfreq_hz, ["eeg"], verbose="error")
@@ -39,15 +55,13 @@ def extract_with_yasa(night: Recording) -> int:
     return staging.get_features().shape[1]
 
 
-def best_time(call: Callable[[], object], repeats: int) -> float:
-    """Seconds of the fastest of `repeats` calls, after one that is not counted."""
-    call()
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+def peak_memory(night: Recording) -> int:
+    """Bytes that `extract_features` holds at most, beside the night itself."""
+    tracemalloc.start()
+    extract_features(night)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak
 
 
 def main() -> None:
@@ -55,17 +69,36 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--epochs", type=int, default=960, help="epochs of the night (default: 960, 8 hours)")
-    parser.add_argument("--repeats", type=int, default=5, help="timed calls of each (default: 5)")
+    parser.add_argument("--repeats", type=int, default=9, help="timed calls of each (default: 9)")
+    parser.add_argument(
+        "--channels", type=int, default=8, help="channels at once, for the growth (default: 8)"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the noise (default: 1)")
     args = parser.parse_args()
 
-    night = make_night(args.epochs, args.seed)
-    n_ours, n_yasa = len(feature_columns(extract_features(night))), extract_with_yasa(night)
-    ours = best_time(lambda: extract_features(night), args.repeats)
-    theirs = best_time(lambda: extract_with_yasa(night), args.repeats)
-    print(f"{args.epochs} epochs at {SFREQ_HZ:g} Hz, best of {args.repeats}")
-    print(f"sleepstage  {n_ours:3d} features  {ours:.3f} s")
-    print(f"YASA        {n_yasa:3d} features  {theirs:.3f} s")
+    night, channels = (make_night(n * args.epochs, args.seed) for n in (1, args.channels))
+    calls = {
+        "sleepstage": lambda: extract_all(night),
+        "  without its filter": lambda: extract_without_filter(night),
+        "YASA": lambda: extract_with_yasa(night),
+        f"sleepstage, {args.channels} channels": lambda: extract_all(channels),
+    }
+    n_features = {name: call() for name, call in calls.items()}  # the first call is not timed
+    seconds = {name: np.zeros(args.repeats) for name in calls}
+    for repeat in range(args.repeats):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            seconds[name][repeat] = time.perf_counter() - start
+    print(f"{args.epochs} epochs at {SFREQ_HZ:g} Hz, medians of {args.repeats} alternating calls")
+    for name, values in seconds.items():
+        ratio = np.median(values / seconds["YASA"])
+        print(
+            f"{name:<24}{n_features[name]:4d} features {np.median(values):7.3f} s {ratio:6.2f} of YASA's time"
+        )
+    for name, recording in (("one channel", night), (f"{args.channels} channels", channels)):
+        peak = peak_memory(recording)
+        print(f"peak memory, {name}: {peak / 1e6:.1f} MB, {peak / recording.eeg_uv.nbytes:.2f} of the signal")
 
 
 if __name__ == "__main__":

@@ -134,9 +134,15 @@ def describe_features(names: Iterable[str] | None = None) -> pd.DataFrame:
 
     Notes
     -----
-    Features that begin with ``rfft_`` come from the Fourier transform of the whole epoch. The other spectral
-    features are taken over 0.5–40 Hz of Welch's spectrum, or of the spectrogram where there is no signal.
-    The family ``filtered`` is relative to the variance of the whole recording, so no gain moves it.
+    There are three kinds of band power; delta as an example:
+
+    - ``delta_power_uv2``, ``delta_power_rel`` and the ratios: of Welch's spectrum of the raw epoch (mean of
+      Hann windows), in µV² or as a share of 0.5–40 Hz. A spectrogram gives them too.
+    - ``rfft_delta_uv2``: of the Fourier transform of the raw epoch as a whole, without a window, as in the
+      published table. Slow drift leaks into all bands, most visibly into beta.
+    - ``delta_log_power`` and ``delta_share``, the family ``filtered``: of Welch's spectrum (median of Hamming
+      windows) of the signal filtered to 0.5–30 Hz. The unit is the variance of the whole recording, so no
+      gain moves them; the share is one of the five bands, without gamma.
 
     Examples
     --------

@@ -10,6 +10,8 @@ from made_signals import N_SAMPLES, SFREQ_HZ, make_noise, make_sine
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import stats
 
+from sleepstage.features import time_domain
+from sleepstage.features.spectral import spectral_features
 from sleepstage.features.time_domain import hjorth_features, moment_features, time_features, wavelet_features
 
 
@@ -51,6 +53,40 @@ def test_spread_and_moments_agree_with_scipy(night):
     assert_allclose(time_features(x)["iqr_uv"], stats.iqr(x, axis=1))
     assert_allclose(moment_features(x)["skewness"], stats.skew(x, axis=1), atol=1e-9)
     assert_allclose(moment_features(x)["kurtosis"], stats.kurtosis(x, axis=1), atol=1e-9)
+
+
+@pytest.mark.parametrize("n_samples", [1, 2, 3, 4, 5, 2999, 3001])
+def test_quartiles_are_numpys_for_any_number_of_samples(n_samples):
+    x = np.random.default_rng(0).normal(size=(3, n_samples)).round(1)
+    quartiles = np.quantile(x, [0.25, 0.75], axis=1)
+    assert_allclose(time_domain._interquartile_range(x), quartiles[1] - quartiles[0], atol=1e-12)
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 9])  # rounded samples are often equal
+def test_permutation_entropy_agrees_with_antropy(decimals):
+    x = make_noise().round(decimals)
+    expected = [antropy.perm_entropy(epoch, order=3, delay=1, normalize=True) for epoch in x]
+    assert_allclose(time_features(x)["permutation_entropy"], expected, rtol=1e-12)
+
+
+def test_permutation_entropy_of_a_ramp_is_nothing_and_of_noise_all():
+    noise = np.random.default_rng(0).normal(size=(1, 100_000))
+    assert_allclose(time_features(np.arange(3000.0)[np.newaxis])["permutation_entropy"], 0, atol=1e-12)
+    assert_allclose(time_features(noise)["permutation_entropy"], 1, atol=1e-4)
+    zigzag = np.tile([0.0, 2.0, 1.0, 3.0], 750)[np.newaxis]  # up, down, up: of three samples, four orders
+    assert_allclose(time_features(zigzag)["permutation_entropy"], 2 * np.log(2) / np.log(6), rtol=1e-3)
+
+
+@pytest.mark.parametrize("n_epochs", [1, 3])
+def test_features_do_not_depend_on_how_many_epochs_are_computed_at_once(n_epochs, monkeypatch):
+    x = make_noise(8)
+    families = (time_features, hjorth_features, wavelet_features, moment_features)
+    at_once = [family(x) for family in families] + [spectral_features(x, SFREQ_HZ)]
+    monkeypatch.setattr(time_domain, "EPOCHS_AT_ONCE", n_epochs)
+    in_parts = [family(x) for family in families] + [spectral_features(x, SFREQ_HZ)]
+    for one, other in zip(at_once, in_parts, strict=True):
+        for name, values in one.items():
+            assert_allclose(other[name], values, rtol=1e-9, atol=1e-12, err_msg=name)
 
 
 def test_two_valued_epoch_has_the_skewness_of_a_bernoulli_variable():
