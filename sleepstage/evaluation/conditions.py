@@ -17,8 +17,9 @@ EPOCHS_AN_HOUR = 120
 def under_gain(table: pd.DataFrame, gain: float) -> pd.DataFrame:
     """Give the table that an amplifier of another gain would have given: 2 makes all voltages twice as large.
 
-    Amplitudes (µV) are multiplied by the gain and powers (µV²) by its square. Features of other units (log
-    powers relative to the recording, shares, ratios, frequencies) do not change with the gain.
+    Amplitudes (µV) are multiplied by the gain and powers (µV²) by its square; the logarithm of a power
+    (log10 µV²/Hz) moves by that of the square. Features of other units do not change with the gain: log
+    powers relative to the recording, shares, ratios, frequencies.
 
     Raises
     ------
@@ -31,8 +32,9 @@ def under_gain(table: pd.DataFrame, gain: float) -> pd.DataFrame:
         )
     unit = describe_features(feature_columns(table))["unit"]
     factor = unit.map({"µV": gain, "µV²": gain**2}).fillna(1.0)
+    shift = unit.map({"log10 µV²/Hz": 2 * np.log10(gain)}).fillna(0.0)
     scaled = table.copy()
-    scaled[factor.index] = table[factor.index] * factor
+    scaled[unit.index] = table[unit.index] * factor + shift
     return scaled
 
 

@@ -142,10 +142,28 @@ class HypnogramPrior:
         return replace(self, temperature=float(temperature), strength=float(np.clip(strength, 0, STRONGEST)))
 
 
-def cross_fitted(prior: HypnogramPrior, stages: pd.Series, proba: pd.DataFrame) -> pd.DataFrame:
-    """Apply a prior to each person with temperature and strength fitted on *other* people, in seven folds.
+@dataclass(frozen=True)
+class PriorByPerson:
+    """A prior for each person, which was fitted on other people.
 
-    So no figure comes from people that the prior was fitted on. Returns a hypnodensity (n_epochs, 5).
+    Parameters
+    ----------
+    priors : dict of HypnogramPrior
+        By the subject.
+    """
+
+    priors: dict[Any, HypnogramPrior]
+
+    def apply(self, proba: pd.DataFrame) -> pd.DataFrame:
+        """Apply to each person's answers that person's prior; see :meth:`HypnogramPrior.apply`."""
+        people = proba.groupby(level="subject", sort=False)
+        return pd.concat([self.priors[subject].apply(part) for subject, part in people]).loc[proba.index]
+
+
+def cross_fitted(prior: HypnogramPrior, stages: pd.Series, proba: pd.DataFrame) -> PriorByPerson:
+    """Fit temperature and strength for each person on *other* people, in seven folds.
+
+    So no figure comes from people that the prior was fitted on.
 
     Raises
     ------
@@ -156,11 +174,10 @@ def cross_fitted(prior: HypnogramPrior, stages: pd.Series, proba: pd.DataFrame) 
     n_subjects = subjects.nunique()
     if n_subjects < 2:
         raise ValueError("cross-fitting needs at least two subjects: one to fit on and one to apply it to")
-    parts = []
+    priors: dict[Any, HypnogramPrior] = {}
     for others, these in GroupKFold(min(7, n_subjects)).split(proba, groups=subjects):
-        fitted = prior.fitted(stages.iloc[others], proba.iloc[others])
-        parts.append(fitted.apply(proba.iloc[these]))
-    return pd.concat(parts).loc[proba.index]
+        priors |= dict.fromkeys(subjects[these], prior.fitted(stages.iloc[others], proba.iloc[others]))
+    return PriorByPerson(priors)
 
 
 def _forward_backward(emission: np.ndarray, ratio: np.ndarray, runs: list[slice]) -> np.ndarray:

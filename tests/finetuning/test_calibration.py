@@ -185,16 +185,16 @@ def test_epochs_without_an_answer_are_not_fitted_on():
     prior = HypnogramPrior.from_table(stages.to_frame())
     other = stages.where(~dead, 4 - stages)
     assert prior.fitted(other, proba) == prior.fitted(stages, proba)
-    assert (cross_fitted(prior, stages, proba).isna().all(axis=1) == dead).all()
+    assert (cross_fitted(prior, stages, proba).apply(proba).isna().all(axis=1) == dead).all()
 
 
 def test_a_persons_own_stages_do_not_change_their_cross_fitted_probabilities():
     proba, stages = people(4)
     prior = HypnogramPrior.from_table(stages.to_frame())
-    before = cross_fitted(prior, stages, proba)
+    before = cross_fitted(prior, stages, proba).apply(proba)
     other = stages.copy()
     other.loc[2] = 4 - other.loc[2].to_numpy()
-    after = cross_fitted(prior, other, proba)
+    after = cross_fitted(prior, other, proba).apply(proba)
     assert before.index.equals(proba.index)
     assert_allclose(after.loc[2], before.loc[2])
     assert np.abs(after.loc[1].to_numpy() - before.loc[1].to_numpy()).max() > 1e-3
