@@ -341,7 +341,7 @@ def _without_long_wake(stages: NDArray[np.int8] | None, n_epochs: int, margin_mi
     sleep = np.array([]) if stages is None else np.flatnonzero(stages > STAGE_CODES["W"])
     if margin_min is None or len(sleep) == 0:
         return slice(0, n_epochs)
-    margin = int(min(margin_min * 60 // EPOCH_S, n_epochs))
+    margin = int(min(margin_min, n_epochs) * 60 // EPOCH_S)
     return slice(max(0, int(sleep[0]) - margin), min(n_epochs, int(sleep[-1]) + 1 + margin))
 
 

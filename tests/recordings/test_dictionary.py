@@ -10,6 +10,7 @@ import pickle
 import re
 import subprocess
 import timeit
+import tracemalloc
 from datetime import datetime
 
 import numpy as np
@@ -235,6 +236,64 @@ def test_opcodes_written_by_hand_are_refused_and_change_nothing(tmp_path, name, 
     assert not marker.exists()
     for key, thing in dictionary._STAND_INS.items():
         assert vars(thing) == stand_ins[key] and getattr(thing, "__defaults__", None) == defaults[key]
+
+
+def doubled(opcode):
+    """Pairs of pairs of pairs ..., thirty deep: two to the thirtieth numbers in some hundred bytes."""
+    pair = {"list": b"](h\0h\0e", "tuple": b"h\0h\0\x86"}[opcode]
+    return b"K\1" + b"".join(b"q" + bytes([i]) + pair.replace(b"h\0", b"h" + bytes([i])) for i in range(30))
+
+
+def dictionary_of(signals):
+    return b"\x80\2}(X\x0b\0\0\0EEG_signals" + signals + b"X\6\0\0\0labels](K\0K\1eu."
+
+
+@pytest.mark.parametrize(
+    "content",
+    {
+        "a place far behind the memo's end": b"\x80\2Nr\xff\xff\xff\x7f.",
+        "lists of lists": dictionary_of(doubled("list")),
+        "tuples of tuples": dictionary_of(doubled("tuple")),
+        "a key of tuples": b"\x80\2}" + doubled("tuple") + b"K\1s.",
+        "keys of tuples": b"\x80\2}(" + doubled("tuple") + b"K\1u.",
+        "a set of tuples": b"\x80\4\x8f(" + doubled("tuple") + b"\x90.",
+        "a frozen set of tuples": b"\x80\4(" + doubled("tuple") + b"\x91.",
+        "a code that is tuples": b"\x80\2cnumpy\ndtype\n" + doubled("tuple") + b"\x85R.",
+        "eight gigabytes of bytes": b"\x80\5\x96" + (1 << 33).to_bytes(8, "little") + b".",
+        "a long text": b"\x80\5\x8d" + (1 << 40).to_bytes(8, "little") + b".",
+        "nothing": b"",
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_a_pickle_takes_no_more_memory_than_it_has_bytes(tmp_path, content):
+    path = written(tmp_path, content[1])
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="night.pkl"):
+            load_dictionary(path)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_labels_are_taken_by_a_convention_and_told(tmp_path):
+    content = {"EEG_signals": np.tile(SIGNALS, (2, 1)), "labels": [3, 4, 5, 0]}
+    path = written(tmp_path, content)
+    night = load_dictionary(path, convention="mesa")
+    assert night.stages.tolist() == [3, 3, 4, 0]
+    assert any("4 taken as N3 in 1 epochs" in note for note in night.notes)
+    with pytest.raises(ValueError, match="labels: 5 is no known stage .*convention='rk'"):
+        load_dictionary(path)
+
+
+@pytest.mark.parametrize(
+    ("about", "name"),
+    [({"start": "yesterday"}, "start"), ({"sfreq_hz": "fast"}, "sfreq_hz"), ({"subject": [1, 2]}, "subject")],
+)
+def test_what_a_file_says_of_itself_is_checked(tmp_path, about, name):
+    np.savez(tmp_path / "night.npz", EEG_signals=SIGNALS, labels=[0, 1], channel="C3", **about)
+    with pytest.raises(ValueError, match=f"night.npz: {name} cannot be read"):
+        load_dictionary(tmp_path / "night.npz")
 
 
 def test_a_list_that_holds_itself_is_refused(tmp_path):

@@ -1,5 +1,7 @@
 """Reading a night: the shipped one against the published table, and synthetic ones at every edge."""
 
+import os
+import re
 import sys
 import warnings
 from dataclasses import replace
@@ -293,13 +295,13 @@ def write_discontinuous(path, signal_uv, onsets_s, sfreq_hz=100, record_s=10):
     return path
 
 
-def write_eeglab(path, signal_uv, events, sfreq_hz=100):
+def write_eeglab(path, signal_uv, events, sfreq_hz=100, data=None):
     """Events are (latency in samples from 1, type, duration in samples)."""
     event = np.array(events, dtype=[("latency", "O"), ("type", "O"), ("duration", "O")])
     content = {
         **{"setname": "n", "nbchan": 1.0, "trials": 1.0, "pnts": float(len(signal_uv)), "ref": "common"},
         **{"srate": float(sfreq_hz), "xmin": 0.0, "xmax": (len(signal_uv) - 1) / sfreq_hz},
-        "data": signal_uv[np.newaxis].astype(np.float32),
+        "data": signal_uv[np.newaxis].astype(np.float32) if data is None else data,
         "chanlocs": np.array([("EEG Fpz-Cz",)], dtype=[("labels", "O")]),
         "event": event,
     }
@@ -905,3 +907,84 @@ def test_bad_margin_is_refused(psg, margin):
 def test_recording_checks_its_shapes(shape, stages, message):
     with pytest.raises(ValueError, match=message):
         Recording(np.zeros(shape), 100.0, stages, "anna", "first", "C4-M1")
+
+
+# Files that name others, and errors that are not a file's fault
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """A folder with what a header may point at, beside the folder of the recording."""
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    write_brainvision(tmp_path / "there" / "n", steps(2), [])
+    steps(2)[np.newaxis].astype("<f4").T.tofile(tmp_path / "there" / "n.fdt")
+    return tmp_path / "there"
+
+
+@pytest.mark.parametrize("key", ["DataFile=", "MarkerFile=", "datafile = ", "DataFile: "])
+@pytest.mark.parametrize("where", ["absolute", "relative", "pipe", "/dev/zero"])
+def test_a_brainvision_header_reads_files_beside_it_only(tmp_path, elsewhere, key, where):
+    header = write_brainvision(tmp_path / "here" / "n", steps(2), [])
+    suffix = ".vmrk" if "Marker" in key else ".eeg"
+    if where == "pipe":  # to open one would wait for ever
+        os.mkfifo(tmp_path / "here" / f"pipe{suffix}")
+    name = {
+        "absolute": elsewhere / f"n{suffix}",
+        "relative": f"../there/n{suffix}",
+        "pipe": f"pipe{suffix}",
+    }.get(where, where)
+    named = re.escape(f"n.vhdr names the file '{name}', expected a file beside it")
+    text = header.read_text()
+    line = "^MarkerFile=.*$" if "Marker" in key else "^DataFile=.*$"
+    header.write_text(re.sub(line, f"{key}{name}", text, flags=re.MULTILINE))
+    with pytest.raises(ValueError, match=named):
+        read_recording(header)
+
+
+@pytest.mark.parametrize("where", ["absolute", "relative", "pipe"])
+def test_an_eeglab_file_reads_its_samples_beside_it_only(tmp_path, elsewhere, where):
+    os.mkfifo(tmp_path / "here" / "pipe.fdt")
+    name = {"absolute": str(elsewhere / "n.fdt"), "relative": "../there/n.fdt", "pipe": "pipe.fdt"}[where]
+    psg = write_eeglab(tmp_path / "here" / "n.set", steps(2), [(700.0, "note", 1.0)], data=name)
+    with pytest.raises(ValueError, match="n.set names the file .*expected a file beside it"):
+        read_recording(psg)
+    beside = write_eeglab(elsewhere / "n.set", steps(2), [(700.0, "note", 1.0)], data="n.fdt")
+    assert epochs_told(read_recording(beside)) == [0, 1]
+
+
+@pytest.mark.parametrize("error", [MemoryError("too large"), PermissionError("no"), NameError("x")])
+def test_an_error_that_is_not_the_files_fault_is_not_called_damage(tmp_path, monkeypatch, error):
+    def fails(*_, **__):
+        raise error
+
+    psg = write_fif(tmp_path / "night_raw.fif", steps(2), 100)
+    with monkeypatch.context() as patched:
+        patched.setattr(mne.io, "read_raw", fails)
+        with pytest.raises(type(error)):
+            read_recording(psg)
+    psg = write_psg(tmp_path / "night.edf", {"EEG Fpz-Cz": steps(2)})
+    monkeypatch.setattr(type(psg), "open", fails)
+    with pytest.raises(type(error)):
+        read_recording(psg)
+
+
+@pytest.mark.parametrize("psg", [np.zeros((2, 3000)), None, 3])
+def test_what_is_no_recording_says_what_to_call(psg):
+    with pytest.raises(ValueError, match="expected a path or what MNE has opened. An array .*Recording"):
+        read_recording(psg)
+
+
+def test_an_advice_names_no_parameter_that_is_not_there():
+    with pytest.raises(ValueError, match="multiply the values by that factor; for a file, read_recording"):
+        Recording(1e-3 * steps(3).reshape(3, -1), 100, None, "anna", "first", "C4-M1")
+
+
+@pytest.mark.parametrize("options", [{"wake_margin_min": "30"}, {"gain": "2"}, {"gain": None}])
+def test_parameters_of_another_type_are_refused(psg, options):
+    with pytest.raises(ValueError, match="expected"):
+        read_recording(psg, **options)
+
+
+def test_an_endless_margin_keeps_all(psg, hypnogram):
+    assert read_recording(psg, hypnogram, wake_margin_min=float("inf")).n_epochs == 20
