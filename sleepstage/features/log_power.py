@@ -34,7 +34,7 @@ def log_power_features(
     Parameters
     ----------
     eeg_uv : array_like, shape (n_epochs, n_samples)
-        Signal of consecutive epochs in µV, of at least 7 s each: the filter is 6.6 s long.
+        Signal of consecutive epochs in µV, of at least 4 s each. The filter is 6.6 s long.
     sfreq_hz : float
         Sampling rate in Hz.
     usable : array_like of bool, shape (n_epochs,)
@@ -45,6 +45,11 @@ def log_power_features(
     dict of str to ndarray, shape (n_epochs,)
         ``<band>_log_power``: the natural logarithm of the band's power over the variance of the recording
         (plus `FLOOR`); ``<band>_share``: the band's power over the sum of the five.
+
+    Raises
+    ------
+    ValueError
+        If `eeg_uv` is not of shape (n_epochs, n_samples), or epochs are shorter than the filter reaches.
 
     Notes
     -----
