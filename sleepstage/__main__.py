@@ -148,7 +148,8 @@ def _train(options: argparse.Namespace) -> None:
     from .dataset.digits import PromptSpec, default_digits
     from .dataset.splits import partition_subjects
     from .dataset.table import load_table
-    from .files import read_json
+    from .finetuning.adapter import read_card
+    from .finetuning.base_model import local_copy
     from .finetuning.settings import MANY_PEOPLE, TrainingConfig, detect
     from .finetuning.trainer import finetune
 
@@ -159,7 +160,9 @@ def _train(options: argparse.Namespace) -> None:
     print(f"Preset for this machine: {preset}")
     if options.start_from:
         spec = PromptSpec.load(options.start_from / "prompt.json")
-        base = read_json(options.start_from / "train.json")["base"]
+        base = read_card(options.start_from)["base"]
+        if not options.base:
+            local_copy(base)  # or refuse: a hub's model is fetched only if the user names it
     else:
         spec, base = PromptSpec.fit(table, default_digits(table)), preset.base
     if options.causal:

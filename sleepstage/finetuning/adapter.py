@@ -6,12 +6,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import HfApi
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
+from safetensors import SafetensorError, safe_open
+from transformers import AutoModelForCausalLM
 
 from ..dataset.digits import PromptSpec
-from ..files import DATA_DIR, Contents, check_replaceable, read_json, replacing, write_json
-from .base_model import check_finite, identity, load_base, load_tokenizer, quiet_libraries
+from ..files import (
+    DATA_DIR,
+    Contents,
+    check_number,
+    check_replaceable,
+    naming,
+    read_json,
+    replacing,
+    write_json,
+)
+from .base_model import (
+    check_finite,
+    config_of,
+    identity,
+    load_base,
+    load_tokenizer,
+    local_copy,
+    quiet_libraries,
+    weight_files,
+)
 from .calibration import HypnogramPrior
 
 SHIPPED_ADAPTER = DATA_DIR / "adapter"
@@ -72,7 +93,8 @@ def load_adapter(
         An adapter folder written by :func:`sleepstage.finetune`, or a model's written by
         :func:`sleepstage.merge`, which needs no base model.
     base : str or Path, optional
-        Where the base model lies, if not where it was in training.
+        Where the base model lies, if not where it was in training: a folder, or a name on the hub. Nothing is
+        fetched from the hub that is not named here (:func:`sleepstage.finetuning.base_model.local_copy`).
     nf4 : bool, optional
         Quantize the base model, or do not; by default as in training. A merged model is not quantized by
         default.
@@ -84,28 +106,140 @@ def load_adapter(
     FileNotFoundError
         If a file is missing in the folder.
     ValueError
-        If the base model or its tokenizer is not the one that the adapter was trained on.
+        If the base model or its tokenizer is not the one that the adapter was trained on; if a file is
+        damaged, holds impossible numbers, or is more than a plain LoRA.
     """
     folder = Path(folder)
     merged = (folder / "config.json").is_file()
     missing = [name for name in (OWN_FILES if merged else ADAPTER_FILES) if not (folder / name).is_file()]
     if missing:
         raise FileNotFoundError(f"{folder} is not an adapter folder: it lacks {', '.join(missing)}")
-    card = read_json(folder / "train.json")
+    card = read_card(folder)
     spec, prior = PromptSpec.load(folder / "prompt.json"), HypnogramPrior.load(folder / "prior.json")
-    if merged:
-        return Adapter(load_base(folder, bool(nf4)), load_tokenizer(folder), spec, prior, card)
-    base = base or card["base"]
-    tokenizer, base_model = load_tokenizer(base), load_base(base, card["nf4"] if nf4 is None else nf4)
-    for what, found in identity(base, tokenizer, spec.labels).items():
-        if (trained := card.get(what, found)) != found:  # the first adapters do not say all of them
+    location = folder if merged else base or local_copy(card["base"])
+    tokenizer = load_tokenizer(location)
+    for what, found in identity(location, tokenizer, spec.labels, with_weights=not merged).items():
+        trained = card.get(what, found)
+        if isinstance(found, dict) and isinstance(trained, dict):  # the first adapters say less
+            found = {name: found.get(name) for name in trained}
+        if trained != found:
             raise ValueError(
-                f"the adapter in {folder} does not fit {base}: its {what} is {trained}, found {found}. Use "
-                f"the base model {card['base']!r} that it was trained on, or train it anew."
+                f"the adapter in {folder} does not fit {base or card['base']}: its {what} is {trained}, "
+                f"found {found}. Use {card['base']!r}, the base model that it was trained on, or train anew."
             )
+    if merged:
+        _check_merged(folder)
+        return Adapter(load_base(folder, bool(nf4)), tokenizer, spec, prior, card)
+    config = _plain_lora(folder / "adapter_config.json")
+    base_model = load_base(location, card["nf4"] if nf4 is None else nf4)
+    _check_tensors(folder / "adapter_model.safetensors", base_model, config)
     with quiet_libraries():
-        model = PeftModel.from_pretrained(base_model, str(folder), is_trainable=trainable)
+        model = PeftModel.from_pretrained(base_model, str(folder), is_trainable=trainable, config=config)
     return Adapter(model, tokenizer, spec, prior, card)
+
+
+def read_card(folder: str | Path) -> dict[str, Any]:
+    """Read an adapter's ``train.json``.
+
+    Raises
+    ------
+    ValueError
+        If it lacks what is needed to load the adapter, or that is of another type.
+    """
+    path = Path(folder) / "train.json"
+    card = read_json(path)
+    with naming(path, "a training's notes"):
+        for name, kind in _CARD.items():
+            if not isinstance(card[name], kind):
+                raise ValueError(f"{name} is {card[name]!r}, expected {kind.__name__}")
+        if strange := [one for one in card["subjects"] if not isinstance(one, str | int | float)]:
+            raise ValueError(f"subjects hold {strange[0]!r}, expected names and numbers")
+    return card
+
+
+_CARD = {
+    **{name: str for name in ("base", "base_fingerprint", "tokenizer_hash")},
+    **{"nf4": bool, "label_token_ids": list, "subjects": list},
+}
+"""What ``train.json`` must say, and its type."""
+
+_OF_NO_EFFECT = {
+    *("base_model_name_or_path", "peft_version", "revision", "inference_mode", "auto_mapping"),
+    *("megatron_core", "qalora_group_size", "target_modules"),
+}
+"""Settings of peft that do not change what a plain LoRA computes, and the one that is checked by itself."""
+
+
+def _plain_lora(path: Path) -> LoraConfig:
+    """Read ``adapter_config.json``; refuse whatever is more than low-rank matrices beside linear layers."""
+    settings = read_json(path)
+    with naming(path, "a plain LoRA's"):
+        if settings["peft_type"] != "LORA":
+            raise ValueError(f"peft_type is {settings['peft_type']!r}, expected 'LORA'")
+        check_number(settings["r"], "r", 1, 512, whole=True)  # the memory grows with it
+        check_number(settings["lora_alpha"], "lora_alpha", 1e-3, 1e5)
+        targets = settings["target_modules"]
+        if not isinstance(targets, list) or not all(isinstance(name, str) for name in targets):
+            raise ValueError(f"target_modules is {targets!r}, expected a list of the layers' names")
+        plain = LoraConfig(
+            **{name: settings[name] for name in ("r", "lora_alpha", "target_modules")}, task_type="CAUSAL_LM"
+        )
+        for name, value in settings.items():
+            if name in _OF_NO_EFFECT:
+                continue
+            if value not in (None, False, {}, [], getattr(plain, name, None)):
+                raise ValueError(f"{name} is {value!r}, expected none")
+    return plain
+
+
+def _check_tensors(path: Path, base_model: Any, config: LoraConfig) -> None:
+    """Refuse tensors whose names, shapes or numbers are not those of a plain LoRA on a model's layers."""
+    head = base_model.get_output_embeddings()
+    expected = {}
+    for name, module in base_model.named_modules():
+        words = name.split(".")
+        if not config.target_modules.isdisjoint(".".join(words[start:]) for start in range(len(words))):
+            if not isinstance(module, torch.nn.Linear) or module is head:
+                raise ValueError(
+                    f"{path.parent} changes {name}, expected linear layers only, without the head"
+                )
+            for part, shape in (
+                ("A", [config.r, module.in_features]),
+                ("B", [module.out_features, config.r]),
+            ):
+                expected[f"base_model.model.{name}.lora_{part}.weight"] = shape
+    _check_files([path], expected)
+
+
+def _check_merged(folder: Path) -> None:
+    """Refuse weights that are not those of ``config.json``: a layer that is missing would be random."""
+    with torch.device("meta"), quiet_libraries():
+        model = AutoModelForCausalLM.from_config(config_of(folder), trust_remote_code=False)
+    expected = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
+    _check_files(weight_files(str(folder)), expected)
+
+
+def _check_files(paths: list[Path], expected: dict[str, list[int]]) -> None:
+    """Refuse tensors whose names and shapes are not these, or that hold what is no finite number."""
+    found: dict[str, list[int]] = {}
+    for path in paths:
+        try:
+            with safe_open(path, framework="pt") as file:
+                found |= {name: file.get_slice(name).get_shape() for name in file.keys()}
+        except SafetensorError as error:
+            raise ValueError(f"{path} is damaged ({error})") from error
+    if wrong := sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name)):
+        raise ValueError(
+            f"{paths[0]} does not hold the tensors that its folder's settings ask for: {len(wrong)} are "
+            f"missing, too many or of another shape, such as {wrong[0]} (found {found.get(wrong[0])}, "
+            f"expected {expected.get(wrong[0])})"
+        )
+    for path in paths:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():
+                weight = file.get_tensor(name)
+                if not weight.is_floating_point() or not weight.isfinite().all():
+                    raise ValueError(f"{path}: {name} holds what is no finite number")
 
 
 def save_adapter(adapter: Adapter, folder: str | Path) -> None:
@@ -174,6 +308,8 @@ def merge(adapter: str | Path, folder: str | Path, base: str | Path | None = Non
     adapter, folder = Path(adapter), Path(folder)
     check_replaceable(folder, MERGED, [adapter])  # before a large model is loaded
     loaded = load_adapter(adapter, base, nf4=False)
+    if not isinstance(loaded.model, PeftModel):
+        raise ValueError(f"{adapter} is a merged model already; copy the folder")
     with replacing(folder, MERGED, [adapter, base or loaded.card["base"]]) as scratch, quiet_libraries():
         model = loaded.model.merge_and_unload()
         check_finite(model.named_parameters())

@@ -9,6 +9,7 @@ import gc
 import hashlib
 import logging
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,8 @@ from typing import Any
 
 import pooch
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import safe_open
 from transformers import (
     AttentionInterface,
@@ -38,8 +41,13 @@ from transformers.utils import cached_file
 from transformers.utils import logging as hf_logging
 
 from ..dataset.windows import label_token_ids, tokenizer_hash
+<<<<<<< HEAD
 from ..files import read_json
 from .settings import OFFLINE_MODEL, REPEATED_KEYS, detect
+=======
+from ..files import check_number, read_json
+from .settings import OFFLINE_MODEL, PRESETS, detect
+>>>>>>> ac27289 (tmp)
 
 log = logging.getLogger(__name__)
 
@@ -125,10 +133,14 @@ def load_base(base: str | Path, nf4: bool = True) -> Any:
     Raises
     ------
     FileNotFoundError
-        If the offline model was not prepared.
+        If there is no such model, or the offline model was not prepared.
     """
+<<<<<<< HEAD
     gc.collect()  # NF4 weights and trainers refer to themselves: deleted ones would stay on the card
     location, config, preset = _locate(base), _config(base), detect()
+=======
+    location, config, preset = _locate(base), config_of(base), detect()
+>>>>>>> ac27289 (tmp)
     settings = preset.loading_settings()
     comes_quantized = getattr(config, "quantization_config", None) is not None
     if comes_quantized:
@@ -215,10 +227,12 @@ def set_attention(model: Any, bidirectional: bool) -> None:
             module.is_causal = not bidirectional  # … and attention without a mask asks its own module
 
 
-def identity(base: str | Path, tokenizer: Any, labels: Sequence[str]) -> dict[str, Any]:
+def identity(
+    base: str | Path, tokenizer: Any, labels: Sequence[str], with_weights: bool = True
+) -> dict[str, Any]:
     """Identify the only base model that an adapter fits, by its weights, architecture and tokens."""
     return {
-        "base_fingerprint": fingerprint(base),
+        **({"base_fingerprint": fingerprint(base)} if with_weights else {}),
         "base_architecture": architecture(base),
         "tokenizer_hash": tokenizer_hash(tokenizer),
         "label_token_ids": label_token_ids(labels, tokenizer),
@@ -237,7 +251,7 @@ def fingerprint(base: str | Path) -> str:
         If there are no weights in a format that transformers reads.
     """
     digest = hashlib.sha256()
-    for file in _weight_files(_locate(base)):
+    for file in weight_files(_locate(base)):
         for name, tensor in _tensors(file):
             digest.update(name.encode())
             digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
@@ -246,16 +260,22 @@ def fingerprint(base: str | Path) -> str:
 
 def architecture(base: str | Path) -> dict[str, Any]:
     """Give the settings of ``config.json`` that change what the same weights answer."""
-    config = _config(base)
+    config = config_of(base)
     names = ("model_type", "hidden_act", "rms_norm_eps", "num_attention_heads", "num_key_value_heads")
-    return {name: getattr(config, name, None) for name in names}
+    rope = {
+        key: value for key, value in (config.rope_parameters or {}).items() if isinstance(value, int | float)
+    }
+    return {name: getattr(config, name, None) for name in names} | rope
 
 
-def _config(base: str | Path) -> Any:
-    return AutoConfig.from_pretrained(_locate(base), trust_remote_code=False)
+def config_of(base: str | Path) -> Any:
+    """Give a base model's configuration, with a bound on what is built from a stranger's."""
+    config = AutoConfig.from_pretrained(_locate(base), trust_remote_code=False)
+    check_number(config.num_hidden_layers, f"{base}: num_hidden_layers", 1, 500, whole=True)
+    return config
 
 
-def _weight_files(location: str) -> list[Path]:
+def weight_files(location: str) -> list[Path]:
     """Find a model's weights in a folder or the hub's cache, safetensors first, as transformers does."""
     for name in ("model.safetensors", "pytorch_model.bin"):
         if whole := cached_file(location, name, _raise_exceptions_for_missing_entries=False):
@@ -278,16 +298,50 @@ def _tensors(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
         yield from sorted(tensors.items())
 
 
-def _locate(base: str | Path) -> str:
-    if str(base) != OFFLINE_MODEL:
-        return str(base)
-    folder = cache_folder() / OFFLINE_MODEL
-    if not (folder / "config.json").is_file():
+def local_copy(base: str) -> str:
+    """Say where a base model that a file names lies on this computer.
+
+    An adapter's ``train.json`` names its base model, and a stranger may have written it. So nothing is
+    fetched because a file names it, but the presets' own base models.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the model is not on this computer.
+    """
+    if not _HUB_NAME.fullmatch(base) or Path(base).is_dir() or base in {own.base for own in PRESETS.values()}:
+        return base
+    try:
+        return snapshot_download(base, local_files_only=True)
+    except LocalEntryNotFoundError as error:
         raise FileNotFoundError(
-            f"the offline model is not in {folder}. Prepare it once with `python -m sleepstage prepare` "
-            "(downloads 93 MB)."
+            f"the base model {base} is not on this computer, and nothing is fetched only because a file "
+            f"names it. If you trust it, name it yourself: base={base!r}, or --base {base}"
+        ) from error
+
+
+_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+
+
+def _locate(base: str | Path) -> str:
+    if str(base) == OFFLINE_MODEL:
+        folder = cache_folder() / OFFLINE_MODEL
+        if not (folder / "config.json").is_file():
+            raise FileNotFoundError(
+                f"the offline model is not in {folder}. Prepare it once with `python -m sleepstage prepare` "
+                "(downloads 93 MB)."
+            )
+        return str(folder)
+    if (Path(base) / "adapter_config.json").exists():  # transformers would load the model that it names
+        raise ValueError(
+            f"{base} holds an adapter, expected a base model; take the one that it was trained on"
         )
-    return str(folder)
+    if not Path(base).is_dir() and not _HUB_NAME.fullmatch(str(base)):
+        raise FileNotFoundError(
+            f"there is no base model {str(base)!r}: it is no folder here, not {OFFLINE_MODEL!r}, and no "
+            "name on the hub, 'owner/name'"
+        )
+    return str(base)
 
 
 def _fetch_gguf(scratch: Path) -> Path:

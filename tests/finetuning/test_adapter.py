@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from huggingface_hub import HfApi
+from safetensors.torch import load_file, save_file
 
 import sleepstage as ss
 from sleepstage.files import check_replaceable
@@ -150,3 +152,156 @@ def test_a_users_own_train_json_is_not_overwritten(tmp_path):
     with pytest.raises(ValueError, match="no prior.json.*Nothing was deleted"):
         check_replaceable(tmp_path, ADAPTER)
     assert (tmp_path / "train.json").read_text() == "mine"
+
+
+# ---------------------------------------------------------------- strangers' adapters
+
+
+@pytest.fixture
+def strangers(adapter, tmp_path):
+    """A copy of the adapter, to be changed."""
+    return shutil.copytree(adapter, tmp_path / "strangers")
+
+
+def change(path, **values):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *[{"peft_type": kind} for kind in ("IA3", "LOHA", "BOFT", None)],
+        *[{name: True} for name in ("use_dora", "use_rslora", "lora_bias", "use_qalora")],
+        *[{"init_lora_weights": way} for way in ("pissa", "olora", "loftq")],  # they change the base model
+        *[
+            {"modules_to_save": ["lm_head"]},
+            {"bias": "all"},
+            {"lora_dropout": 0.5},
+            {"rank_pattern": {"q": 1}},
+        ],
+        *[{"layers_to_transform": [0]}, {"trainable_token_indices": [5]}, {"of_a_newer_peft": {"x": 1}}],
+        *[{"r": rank} for rank in (10**6, 0, -4, "4", 4.5, True, None)],
+        *[{"lora_alpha": alpha} for alpha in (float("nan"), 0, -1, "8")],
+        *[{"target_modules": names} for names in ("(a+)+$", ".*", "all-linear", None, [1], {"q_proj": 1})],
+    ],
+    ids=str,
+)
+def test_what_is_more_than_a_plain_lora_is_refused(wrong, strangers, monkeypatch):
+    change(strangers / "adapter_config.json", **wrong)
+    monkeypatch.setattr(
+        "sleepstage.finetuning.adapter.load_base", lambda *_: pytest.fail("it loaded a model")
+    )
+    with pytest.raises(ValueError, match=f"adapter_config.json is not a plain LoRA's: .*{next(iter(wrong))}"):
+        load_adapter(strangers)
+
+
+def test_layers_that_are_not_linear_are_not_changed(strangers):
+    for name in ("embed_tokens", "lm_head", "input_layernorm"):
+        change(strangers / "adapter_config.json", target_modules=["q_proj", name])
+        with pytest.raises(ValueError, match=f"changes .*{name}, expected linear layers only"):
+            load_adapter(strangers)
+
+
+def _without(part):
+    return lambda tensors: {name: tensor for name, tensor in tensors.items() if part not in name}
+
+
+def _changed(value):
+    def change(tensors):
+        name = min(tensors)
+        return tensors | {name: value(tensors[name])}
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors: {},
+        _without("lora_B"),
+        _without("layers.1."),
+        _without("layers.1.mlp.up_proj.lora_A"),
+        lambda tensors: {name.replace("layers.1.", "layers.2."): each for name, each in tensors.items()},
+        lambda tensors: {name.replace("base_model.", ""): each for name, each in tensors.items()},
+        lambda tensors: tensors | {"base_model.model.model.embed_tokens.weight": torch.zeros(49152, 64)},
+        lambda tensors: tensors | {"base_model.model.model.norm.weight": torch.zeros(64)},
+        _changed(lambda tensor: tensor[:-1]),
+        _changed(lambda tensor: tensor.T),
+        _changed(lambda tensor: tensor.int()),
+        _changed(lambda tensor: tensor * torch.nan),
+        _changed(lambda tensor: tensor / 0),
+    ],
+)
+def test_only_the_exact_set_of_finite_tensors_is_loaded(change, strangers):
+    path = strangers / "adapter_model.safetensors"
+    save_file({name: each.contiguous() for name, each in change(load_file(path)).items()}, path)
+    with pytest.raises(ValueError, match="adapter_model.safetensors"):
+        load_adapter(strangers)
+
+
+def test_damaged_weights_are_refused_by_name(strangers):
+    path = strangers / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(ValueError, match="adapter_model.safetensors is damaged"):
+        load_adapter(strangers)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *[{"base": value} for value in (None, 5, ["x"])],
+        *[{"nf4": value} for value in ("no", None, 1)],
+        *[{"subjects": value} for value in ("Ann", None, [None], [[1]])],
+        *[{"base_fingerprint": None}, {"tokenizer_hash": 7}, {"label_token_ids": 7}],
+    ],
+    ids=str,
+)
+def test_a_card_of_another_shape_is_refused_by_name(wrong, strangers):
+    change(strangers / "train.json", **wrong)
+    with pytest.raises(ValueError, match=f"train.json is not a training's notes: {next(iter(wrong))}|hold"):
+        load_adapter(strangers)
+    (strangers / "train.json").write_text("{}")
+    with pytest.raises(ValueError, match="it lacks 'base'"):
+        load_adapter(strangers)
+
+
+def test_nothing_is_fetched_because_a_file_names_it(strangers, monkeypatch):
+    change(strangers / "train.json", base="stranger/model")
+    monkeypatch.setattr("sleepstage.finetuning.adapter.load_tokenizer", lambda *_: pytest.fail("it went on"))
+    with pytest.raises(
+        FileNotFoundError, match="stranger/model is not on this computer.*base='stranger/model'"
+    ):
+        load_adapter(strangers)
+
+
+@pytest.mark.parametrize("n_layers", [1, 3, 10**5])
+def test_a_merged_model_with_a_layer_more_or_less_is_refused(n_layers, adapter, tmp_path):
+    merged = ss.merge(adapter, tmp_path / "merged")
+    change(merged / "config.json", num_hidden_layers=n_layers)
+    with pytest.raises(
+        ValueError, match="model.safetensors does not hold the tensors|num_hidden_layers is 1000"
+    ):
+        load_adapter(merged)
+
+
+def test_a_merged_folder_runs_and_fetches_nothing(adapter, tmp_path):
+    merged = ss.merge(adapter, tmp_path / "merged")
+    (merged / "code.py").write_text("raise SystemExit('it ran')")
+    change(merged / "config.json", auto_map={"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M"})
+    load_adapter(merged)  # as the model that it is, and without a question
+    shutil.copy(adapter / "adapter_config.json", merged)
+    with pytest.raises(ValueError, match="holds an adapter, expected a base model"):
+        load_adapter(merged)
+
+
+def test_another_tokenizer_beside_a_merged_model_is_refused(adapter, tmp_path):
+    merged = ss.merge(adapter, tmp_path / "merged")
+    change(merged / "train.json", label_token_ids=[1, 2, 3, 4, 5])
+    with pytest.raises(ValueError, match="label_token_ids"):
+        load_adapter(merged)
+
+
+def test_a_merged_model_is_not_merged_again(adapter, tmp_path):
+    merged = ss.merge(adapter, tmp_path / "merged")
+    with pytest.raises(ValueError, match="is a merged model already"):
+        ss.merge(merged, tmp_path / "again")

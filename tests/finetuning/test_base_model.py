@@ -260,3 +260,9 @@ def test_fingerprint_follows_weights_in_parts_and_in_torchs_format(hub, tiny_bas
 def test_a_folder_without_weights_has_no_fingerprint(tmp_path):
     with pytest.raises(FileNotFoundError, match="no weights"):
         base_model.fingerprint(tmp_path)
+
+
+def test_what_is_no_base_model_is_refused_without_asking_a_hub(tmp_path):
+    for name in ("nix", "./nix", "/no/such/folder", "a/b/c"):
+        with pytest.raises(FileNotFoundError, match=f"there is no base model '{name}'.*owner/name"):
+            ss.load_base(name)
