@@ -25,6 +25,7 @@ import pooch
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
 from safetensors import safe_open
 from transformers import (
     AttentionInterface,
@@ -96,12 +97,15 @@ def prepare() -> Path:
 def quiet_libraries() -> Iterator[None]:
     """Hide messages of the libraries that a user can do nothing about.
 
-    These are progress bars for work of a second; warnings that transformers will drop a name which peft and
-    trl still use; and the note that checkpoints of one second are put in order by their numbers.
+    These are progress bars for work of a second, but not those of downloads; warnings that transformers will
+    drop a name which peft and trl still use; and the note that checkpoints of one second are put in order by
+    their numbers.
     """
     bars, ordering = hf_logging.is_progress_bar_enabled(), logging.getLogger("transformers.trainer_utils")
-    level = ordering.level
-    hf_logging.disable_progress_bar()
+    level, downloads_show = ordering.level, not are_progress_bars_disabled()
+    hf_logging.disable_progress_bar()  # the hub's as well
+    if downloads_show:
+        enable_progress_bars()
     ordering.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():

@@ -12,11 +12,13 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+import huggingface_hub.utils as hub_utils
 import pandas as pd
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers.utils import logging as hf_logging
 
 import sleepstage as ss
 from sleepstage.finetuning import base_model
@@ -211,6 +213,24 @@ def hub(tiny_base, tmp_path, monkeypatch):
         (repository / "refs" / "main").write_text(revision)
 
     return commit
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_a_download_shows_its_bar_unless_the_user_hides_it(shown, tiny_base, monkeypatch):
+    """Three gigabytes without a word look like a hanging notebook."""
+    seen, load = [], AutoModelForCausalLM.from_pretrained
+
+    def watched(*args, **settings):
+        seen.append((not hub_utils.are_progress_bars_disabled(), hf_logging.is_progress_bar_enabled()))
+        return load(*args, **settings)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", watched)
+    (hub_utils.enable_progress_bars if shown else hub_utils.disable_progress_bars)()
+    try:
+        ss.load_base(tiny_base)
+    finally:
+        hub_utils.enable_progress_bars()
+    assert seen == [(shown, False)]
 
 
 def test_a_base_on_the_hub_is_known_by_its_weights(hub, tiny_base, table, tmp_path):
