@@ -42,13 +42,8 @@ from transformers.utils import cached_file
 from transformers.utils import logging as hf_logging
 
 from ..dataset.windows import label_token_ids, tokenizer_hash
-<<<<<<< HEAD
-from ..files import read_json
-from .settings import OFFLINE_MODEL, REPEATED_KEYS, detect
-=======
 from ..files import check_number, read_json
-from .settings import OFFLINE_MODEL, PRESETS, detect
->>>>>>> ac27289 (tmp)
+from .settings import OFFLINE_MODEL, PRESETS, REPEATED_KEYS, detect
 
 log = logging.getLogger(__name__)
 
@@ -139,12 +134,8 @@ def load_base(base: str | Path, nf4: bool = True) -> Any:
     FileNotFoundError
         If there is no such model, or the offline model was not prepared.
     """
-<<<<<<< HEAD
     gc.collect()  # NF4 weights and trainers refer to themselves: deleted ones would stay on the card
-    location, config, preset = _locate(base), _config(base), detect()
-=======
     location, config, preset = _locate(base), config_of(base), detect()
->>>>>>> ac27289 (tmp)
     settings = preset.loading_settings()
     comes_quantized = getattr(config, "quantization_config", None) is not None
     if comes_quantized:
