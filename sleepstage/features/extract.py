@@ -32,6 +32,11 @@ def extract_features(recording: Recording) -> pd.DataFrame:
         :func:`describe_features`, then ``stage`` (int8, -1 where unscored) and ``quality`` (the recording's).
         An epoch whose quality is not ``"ok"`` has NaN in every feature.
     """
+    if not hasattr(recording, "eeg_uv"):
+        raise ValueError(
+            f"extract_features takes a Recording, got {type(recording).__name__}. Make one: of a file or a Raw "
+            "by read_recording(...), of an array (n_epochs, n_samples) by Recording(eeg_uv, sfreq_hz, ...)."
+        )
     eeg_uv = recording.eeg_uv
     features = {
         **time_features(eeg_uv),

@@ -975,6 +975,12 @@ def test_what_is_no_recording_says_what_to_call(psg):
         read_recording(psg)
 
 
+@pytest.mark.parametrize("night", [np.zeros((2, 3000)), "night.edf"])
+def test_features_of_what_is_no_night_say_what_to_call(night):
+    with pytest.raises(ValueError, match="takes a Recording, got .*read_recording.*Recording.eeg_uv"):
+        extract_features(night)
+
+
 def test_an_advice_names_no_parameter_that_is_not_there():
     with pytest.raises(ValueError, match="multiply the values by that factor; for a file, read_recording"):
         Recording(1e-3 * steps(3).reshape(3, -1), 100, None, "anna", "first", "C4-M1")
