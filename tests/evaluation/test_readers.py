@@ -61,13 +61,12 @@ def test_baselines_learn_from_the_adapters_people_or_from_all_who_are_not_scored
 def test_a_temperature_of_others_is_used_and_ones_own_is_fitted_anew_on_others(cohort):
     """A temperature that fits nobody leaves its mark, unless the people scored had chosen it."""
     prior = HypnogramPrior.from_table(cohort)
-    hot = HypnogramPrior(prior.transitions, prior.shares, temperature=1e3, fitted_on=(90, 91))
-    of_theirs = HypnogramPrior(prior.transitions, prior.shares, temperature=1e3, fitted_on=(1, 90))
+    hot = HypnogramPrior(prior.transitions, prior.shares, temperature=20.0, fitted_on=(90, 91))
+    of_theirs = HypnogramPrior(prior.transitions, prior.shares, temperature=20.0, fitted_on=(1, 90))
     readers = {"llm": Reader(near, (), hot), "baseline": Reader(near, (), of_theirs)}
     figures, answers = evaluate_cohort(cohort, readers)
     pd.testing.assert_frame_equal(answers["llm"], hot.apply(near(cohort)))
-    assert figures["llm"]["log_loss"] == pytest.approx(np.log(5), abs=0.01)
-    assert figures["baseline"]["log_loss"] < np.log(5) < figures["baseline_as_read"]["log_loss"]
+    assert figures["baseline"]["log_loss"] < figures["llm"]["log_loss"]
     assert figures["llm_as_read"]["kappa"] == figures["baseline_as_read"]["kappa"]
     low, high = figures["kappa_difference_ci"]["llm-baseline"]
     expected = ss.kappa_difference_ci(cohort["stage"], answers["llm"], answers["baseline"])
