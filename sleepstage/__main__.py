@@ -203,10 +203,9 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.subjects:
         table, _ = partition_subjects(table, options.subjects)
     table = table if options.as_is else recut(table)
-    stager = Stager.from_pretrained(options.adapter, nf4=options.nf4) if options.adapter else None
-    readers = {}
-    if stager:
-        stager = stager.untuned() if options.untuned else stager
+    stager, readers = None, {}
+    if options.adapter:
+        stager = Stager.from_pretrained(options.adapter, nf4=options.nf4, untuned=options.untuned)
         readers["llm"] = Reader.of_stager(stager)
     if options.baseline or options.network:
         train_table = baseline_table(load_table(options.train_table or options.table), table, stager)

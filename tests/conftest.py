@@ -10,6 +10,7 @@ import pytest
 
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may wait for a hub
+os.environ["SLEEPSTAGE_PRESET"] = "cpu"  # float32: what is compared exactly is the same on every processor
 
 
 @pytest.fixture(scope="session")

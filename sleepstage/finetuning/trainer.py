@@ -140,7 +140,8 @@ class AnswerTrainer(SFTTrainer):
         Gradients that overflow do not stop it. With float16 this happens sometimes, mostly in the first
         steps, and the gradient scaler skips such a step.
         """
-        loss = super().training_step(*args, **kwargs)
+        with detect().products():
+            loss = super().training_step(*args, **kwargs)
         if not torch.isfinite(loss):
             raise ValueError(
                 f"step {self.state.global_step + 1}: the loss is {loss.item()}, at a learning rate of "

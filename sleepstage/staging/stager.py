@@ -13,6 +13,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 import torch
+from peft import PeftModel
 from tqdm.auto import tqdm
 
 from ..dataset.digits import PromptSpec
@@ -22,7 +23,7 @@ from ..features.catalogue import NIGHT
 from ..finetuning.adapter import SHIPPED_ADAPTER, load_adapter
 from ..finetuning.base_model import load_base, load_tokenizer, quiet_libraries, set_attention
 from ..finetuning.calibration import HypnogramPrior
-from ..finetuning.settings import OFFLINE_MODEL
+from ..finetuning.settings import OFFLINE_MODEL, detect
 from ..stages import STAGES, UNSCORED, stage_codes
 
 DENSE_SLEEP = 20  # epochs: of ten minutes, more than half must be sleep; one wrong epoch does not count
@@ -72,9 +73,16 @@ class Stager:
 
     @classmethod
     def from_pretrained(
-        cls, adapter: str | Path | None = None, base: str | Path | None = None, nf4: bool | None = None
+        cls,
+        adapter: str | Path | None = None,
+        base: str | Path | None = None,
+        nf4: bool | None = None,
+        untuned: bool = False,
     ) -> Self:
         """Load a fine-tuned adapter with the base model that it was trained on.
+
+        If the base model is not quantized, the adapter is merged into it: answers are the same but for
+        rounding, and come sooner.
 
         Parameters
         ----------
@@ -85,6 +93,8 @@ class Stager:
             Where the base model lies, if not where it was in training.
         nf4 : bool, optional
             Whether to quantize the base model. By default as in training; a merged model is not quantized.
+        untuned : bool
+            Leave the adapter away: the base model with the same text, and with causal attention as before.
 
         Raises
         ------
@@ -94,12 +104,12 @@ class Stager:
             If the base model or its tokenizer is not the one that the adapter was trained on.
         """
         loaded = load_adapter(adapter or SHIPPED_ADAPTER, base, nf4)
-        return cls(loaded.model, loaded.tokenizer, loaded.spec, loaded.card["subjects"], loaded.prior)
-
-    def untuned(self) -> Self:
-        """Take the adapter away: the base model with the same text, and with causal attention as before."""
-        spec = replace(self.spec, bidirectional=False)
-        return type(self)(self.model.unload(), self.tokenizer, spec, self.trained_on, self.prior)
+        model, spec = loaded.model, loaded.spec
+        if untuned:
+            model, spec = model.unload(), replace(spec, bidirectional=False)
+        elif isinstance(model, PeftModel) and not getattr(model, "is_quantized", False):
+            model = model.merge_and_unload()
+        return cls(model, loaded.tokenizer, spec, loaded.card["subjects"], loaded.prior)
 
     def predict_proba(
         self,
@@ -196,6 +206,7 @@ class Stager:
         n_windows = sum(len(windows.epochs) for windows in texts)
         with (
             quiet_libraries(),
+            detect().products(),
             tqdm(
                 desc="staging", total=n_windows, unit="window", leave=False, disable=n_windows <= size
             ) as bar,
@@ -221,8 +232,8 @@ def _given(table: pd.DataFrame, known: pd.Series | None) -> np.ndarray:
     strangers = known.index.difference(table.index)
     if len(strangers):
         raise ValueError(
-            f"known gives a stage to {strangers[0]}, an epoch that the table does not have; expected a Series of "
-            "stage codes with (a part of) the table's index, −1 where the model is asked"
+            f"known gives a stage to {strangers[0]}, an epoch that the table does not have; expected a "
+            "Series of stage codes with the table's index or a part of it, −1 where the model is asked"
         )
     return stage_codes(known.reindex(table.index, fill_value=UNSCORED))
 

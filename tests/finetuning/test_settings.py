@@ -8,8 +8,13 @@ import pytest
 import torch
 
 import sleepstage as ss
-from sleepstage.finetuning.settings import AMPERE, CPU, PRESETS, T4, peak_memory_gib
+from sleepstage.finetuning.settings import AMPERE, CPU, CPU_BFLOAT16, PRESETS, T4, peak_memory_gib
 from sleepstage.finetuning.trainer import training_arguments
+
+
+@pytest.fixture(autouse=True)
+def no_preset_is_named(monkeypatch):
+    monkeypatch.delenv("SLEEPSTAGE_PRESET")
 
 
 @pytest.mark.parametrize(("capability", "preset"), [((7, 5), T4), ((8, 0), AMPERE), ((9, 0), AMPERE)])
@@ -20,21 +25,40 @@ def test_preset_is_chosen_by_compute_capability(monkeypatch, capability, preset)
     assert ss.detect() is preset
 
 
-def test_preset_without_a_gpu_is_the_cpu(monkeypatch):
+@pytest.mark.parametrize(("multiplies_bfloat16", "preset"), [(True, CPU_BFLOAT16), (False, CPU)])
+def test_preset_without_a_gpu_is_the_cpu(monkeypatch, multiplies_bfloat16, preset):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert ss.detect() is CPU
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: multiplies_bfloat16, raising=False)
+    assert ss.detect() is preset
+
+
+def test_a_preset_can_be_named(monkeypatch):
+    monkeypatch.setenv("SLEEPSTAGE_PRESET", "ampere")
+    assert ss.detect() is AMPERE
+    monkeypatch.setenv("SLEEPSTAGE_PRESET", "tpu")
+    with pytest.raises(ValueError, match="'tpu', expected one of cpu, cpu-bfloat16"):
+        ss.detect()
+
+
+def test_products_are_the_presets_in_the_block_only():
+    before = torch.get_float32_matmul_precision()
+    with pytest.raises(RuntimeError, match="stop"), CPU.products():
+        assert torch.get_float32_matmul_precision() == "medium"
+        raise RuntimeError("stop")
+    assert torch.get_float32_matmul_precision() == before
 
 
 def test_precision_is_what_the_card_computes():
     assert {name: preset.dtype for name, preset in PRESETS.items()} == {
         "cpu": torch.float32,
+        "cpu-bfloat16": torch.bfloat16,
         "t4": torch.float16,
         "ampere": torch.bfloat16,
     }
     for preset in PRESETS.values():
         settings = preset.trainer_settings()
-        assert settings["fp16"] == (preset is T4) and settings["bf16"] == (preset is AMPERE)
-        assert settings["use_cpu"] == (preset is CPU)
+        assert settings["fp16"] == (preset is T4) and settings["bf16"] == (preset in (AMPERE, CPU_BFLOAT16))
+        assert settings["use_cpu"] == (preset in (CPU, CPU_BFLOAT16))
         assert preset.loading_settings()["dtype"] is preset.dtype
 
 
@@ -98,7 +122,7 @@ def test_a_base_may_be_a_path(tmp_path):
 
 def test_trainer_gets_the_presets_settings(tmp_path):
     arguments = training_arguments(ss.TrainingConfig(), tmp_path)
-    for name, value in CPU.trainer_settings().items():
+    for name, value in ss.detect().trainer_settings().items():
         assert getattr(arguments, name) == value
 
 
