@@ -59,10 +59,7 @@ def hint_figures(
     ValueError
         If a number is no multiple of ten, or a place is unknown.
     """
-    if wrong := [n for n in counts if n < 0 or n % ROUND]:
-        raise ValueError(f"got {wrong} hints a night; they are given in rounds of {ROUND}: 0, 10, 20, …")
-    if unknown := [place for place in places if place not in PLACES]:
-        raise ValueError(f"hints cannot be given at {unknown}; expected any of {PLACES}")
+    check_plan(counts, places)
     unhinted, rows = read(None), []
     for place in places:
         known, proba, rng = pd.Series(UNSCORED, stages.index), unhinted, np.random.default_rng(seed)
@@ -75,6 +72,20 @@ def hint_figures(
             if n in counts:
                 rows.append({"at": place, "n": n, **_figures(stages, unhinted, proba, known)})
     return rows
+
+
+def check_plan(counts: Sequence[int], places: Sequence[str]) -> None:
+    """Refuse numbers of hints and places that :func:`hint_figures` cannot have.
+
+    Raises
+    ------
+    ValueError
+        If a number is no multiple of ten, or a place is unknown.
+    """
+    if wrong := [n for n in counts if n < 0 or n % ROUND]:
+        raise ValueError(f"got {wrong} hints a night; they are given in rounds of {ROUND}: 0, 10, 20, …")
+    if unknown := [place for place in places if place not in PLACES]:
+        raise ValueError(f"hints cannot be given at {unknown}; expected any of {PLACES}")
 
 
 def _next_round(place: str, proba: pd.DataFrame, known: pd.Series, rng: np.random.Generator) -> pd.Index:

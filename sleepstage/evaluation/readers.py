@@ -16,7 +16,7 @@ from ..staging.stager import Stager
 from .baselines import fit_trees
 from .cohort import MODELS, cohort_figures, kappa_difference_ci
 from .conditions import CONDITIONS, under_gain
-from .hints import PLACES, hint_figures
+from .hints import PLACES, check_plan, hint_figures
 from .metrics import report, score
 
 
@@ -34,6 +34,7 @@ class Reader:
     prior : HypnogramPrior, optional
         Temperature and stage transitions for the answers.
     reads_hints : bool
+        If not, hints are only written over its answers.
     """
 
     read: Callable[..., pd.DataFrame]
@@ -43,8 +44,9 @@ class Reader:
 
     @classmethod
     def of_stager(cls, stager: Stager) -> Self:
-        """Read with a language model."""
-        return cls(partial(stager.predict_proba, with_prior=False), stager.trained_on, stager.prior)
+        """Read with a language model, and with hints if it was trained to read them."""
+        read = partial(stager.predict_proba, with_prior=False)
+        return cls(read, stager.trained_on, stager.prior, stager.spec.reads_hints)
 
     @classmethod
     def of_trees(cls, train_table: pd.DataFrame) -> Self:
@@ -123,7 +125,7 @@ def evaluate_cohort(
     Raises
     ------
     ValueError
-        If a reader learned from a subject of the table, or there is no reader.
+        If a reader learned from a subject of the table, there is no reader, or what is asked for cannot be.
     """
     if not readers:
         raise ValueError(
@@ -131,6 +133,7 @@ def evaluate_cohort(
         )
     for reader in readers.values():
         check_no_leakage(reader.trained_on, table.index.unique("subject"))
+    check_plan(hints, hints_at)
     changed = {("gain", f"{gain:g}"): under_gain(table, gain) for gain in gains}
     changed |= {("conditions", name): CONDITIONS[name](table) for name in conditions}
     stages = table["stage"]
@@ -205,9 +208,10 @@ def baseline_table(source: pd.DataFrame, table: pd.DataFrame, stager: Stager | N
     Raises
     ------
     ValueError
-        If one of the adapter's people is not in ``source``, or everyone in it is scored.
+        If one of the adapter's people is scored or not in ``source``, or everyone in it is scored.
     """
     if stager is not None:
+        check_no_leakage(stager.trained_on, table.index.unique("subject"))
         return partition_subjects(source, stager.trained_on)[0]
     scored = source.index.unique("subject").intersection(table.index.unique("subject"))
     others = partition_subjects(source, scored)[1]

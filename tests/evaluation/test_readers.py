@@ -37,11 +37,16 @@ def near(table, known=None):
     return pd.DataFrame(proba, table.index, list(ss.STAGES))
 
 
-def test_nothing_asked_for_and_a_person_on_both_sides_are_refused(cohort):
+def test_what_cannot_be_scored_is_refused(cohort):
     with pytest.raises(ValueError, match="nothing to score"):
         evaluate_cohort(cohort, {})
     with pytest.raises(ValueError, match="in training and in test"):
         evaluate_cohort(cohort, {"llm": Reader(near, ["3"])})
+    unread = {"llm": Reader(None, [])}  # refused before anything is read
+    with pytest.raises(ValueError, match="rounds of 10"):
+        evaluate_cohort(cohort, unread, hints=[5])
+    with pytest.raises(ValueError, match="gain is -1"):
+        evaluate_cohort(cohort, unread, gains=[-1])
 
 
 def test_baselines_learn_from_the_adapters_people_or_from_all_who_are_not_scored(cohort):
@@ -54,6 +59,8 @@ def test_baselines_learn_from_the_adapters_people_or_from_all_who_are_not_scored
     assert set(baseline_table(cohort, scored, Tuned()).index.unique("subject")) == {1, 3}
     others = cohort[cohort.index.get_level_values("subject") < 3]
     assert baseline_table(others, scored, None).equals(others)
+    with pytest.raises(ValueError, match="subjects 1 are in training and in test"):
+        baseline_table(cohort, others, Tuned())
     with pytest.raises(ValueError, match="everyone in the training table is scored; score fewer"):
         baseline_table(scored, scored, None)
 
