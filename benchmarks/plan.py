@@ -28,7 +28,6 @@ from sleepstage.finetuning.memory_plan import (
     ARCHITECTURES,
     GIB,
     dequantization_bytes,
-    optimizer_bytes,
     prepare_for_training,
     take_step,
     trace_step,
@@ -97,11 +96,10 @@ def main() -> None:
     unquantized = twin(architecture, preset, lora)
     traced = trace_step(unquantized, preset, *texts)
     adapter = [p.numel() for p in unquantized.parameters() if p.requires_grad]
-    optimizer = sum(optimizer_bytes(numel, preset.optimizer) for numel in adapter)
     planned = {
         "weights": weights_bytes(unquantized, nf4=True),
         "adapter": 8 * sum(adapter),
-        "optimizer": optimizer,
+        "optimizer": 8 * sum(adapter),  # AdamW's states
         "step": traced.peak + dequantization_bytes(unquantized),
     }
     del unquantized

@@ -29,7 +29,8 @@ def replaced_packages() -> dict[str, tuple[str, str]]:
     for module, package in LOADED_EARLY.items():
         loaded = getattr(sys.modules.get(module), "__version__", None)
         installed = next((found.version for found in distributions(name=package)), "none")
-        if loaded not in (None, installed):
+        # PyTorch of the package index calls itself 2.11.0+cu130, and pip knows it as 2.11.0.
+        if loaded is not None and loaded.partition("+")[0] != installed.partition("+")[0]:
             replaced[package] = (loaded, installed)
     return replaced
 

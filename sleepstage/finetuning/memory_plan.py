@@ -25,7 +25,7 @@ from ..dataset.digits import COHORT_COLUMNS, NIGHT_COLUMNS, Digit, PromptSpec, d
 from ..dataset.table import consecutive_runs
 from ..dataset.windows import covering_starts
 from .base_model import quiet_libraries, set_attention
-from .settings import LLAMA_3B, OFFLINE_MODEL, Preset
+from .settings import LLAMA_3B, OFFLINE_MODEL, REPEATED_KEYS, Preset
 from .trainer import lora_config
 
 GIB = 2**30
@@ -109,7 +109,7 @@ def training_plan(
     held = {
         "weights": weights_bytes(model, nf4=config.nf4),
         "lora": 8 * sum(lora),  # weights and gradients are float32
-        "optimizer": sum(optimizer_bytes(numel, preset.optimizer) for numel in lora),
+        "optimizer": 8 * sum(lora),  # AdamW's two states are float32 as well
     }
     workspace = dequantization_bytes(model) if config.nf4 else 0
     peak = sum(held.values()) + step.peak + workspace
@@ -187,25 +187,13 @@ def dequantization_bytes(model: PeftModel) -> int:
     return 2 * largest.nbytes + 4 * largest.numel() // _NF4_BLOCK
 
 
-def optimizer_bytes(numel: int, optimizer: str) -> int:
-    """Count AdamW's two states for one tensor; bitsandbytes keeps small ones in float32.
-
-    Examples
-    --------
-    >>> optimizer_bytes(10_000, "adamw_torch_fused"), optimizer_bytes(10_000, "paged_adamw_8bit")
-    (80000, 20320)
-    """
-    if "8bit" in optimizer and numel >= 4096:
-        return 2 * (numel + 4 * math.ceil(numel / 256))
-    return 8 * numel
-
-
 def twin(architecture: LlamaConfig, preset: Preset, lora: LoraConfig) -> PeftModel:
     """Build a copy of the model, its tensors without content, and not quantized: NF4 cannot be traced."""
     with quiet_libraries():
         with torch.device("meta"):
+            # With shared keys, PyTorch 2.11 cannot count the operations of attention.
             model = AutoModelForCausalLM.from_config(
-                architecture, dtype=preset.dtype, attn_implementation=preset.attention
+                architecture, dtype=preset.dtype, attn_implementation=REPEATED_KEYS
             )
             model.config.use_cache = False
             model = get_peft_model(model, lora)  # keeps its matrices in float32

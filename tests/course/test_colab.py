@@ -114,9 +114,20 @@ def test_widgets_work_with_colabs_ipywidgets(tmp_path):
 def test_versions_that_are_compared_are_those_that_pip_knows():
     """Otherwise a restart would be asked for again and again."""
     for module, package in colab.LOADED_EARLY.items():
-        assert __import__(module).__version__ == version(package)
+        assert __import__(module).__version__.partition("+")[0] == version(package).partition("+")[0]
     assert colab.replaced_packages() == {}
     colab.check_restart()
+
+
+def test_a_build_of_the_same_version_is_no_replacement(monkeypatch):
+    same, other = (
+        SimpleNamespace(__version__=f"{version('torch')}+cu130"),
+        SimpleNamespace(__version__="2.1+cu130"),
+    )
+    monkeypatch.setitem(sys.modules, "torch", same)
+    assert colab.replaced_packages() == {}
+    monkeypatch.setitem(sys.modules, "torch", other)
+    assert colab.replaced_packages() == {"torch": ("2.1+cu130", version("torch"))}
 
 
 def test_a_package_that_was_replaced_after_it_was_loaded_asks_for_a_restart(monkeypatch):
