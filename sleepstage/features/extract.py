@@ -30,7 +30,8 @@ def extract_features(recording: Recording) -> pd.DataFrame:
     pandas.DataFrame
         Indexed by ``(subject, recording, epoch)``, one float64 column per feature in the order of
         :func:`describe_features`, then ``stage`` (int8, -1 where unscored) and ``quality`` (the recording's).
-        An epoch whose quality is not ``"ok"`` has NaN in every feature.
+        An epoch whose quality is not ``"ok"`` has NaN in every feature. The family ``filtered`` leaves
+        it out: its filter ends before this epoch and begins anew behind it.
     """
     if not hasattr(recording, "eeg_uv"):
         raise ValueError(
