@@ -36,7 +36,8 @@ def extract_features(recording: Recording) -> pd.DataFrame:
     if not hasattr(recording, "eeg_uv"):
         raise ValueError(
             f"extract_features takes a Recording, got {type(recording).__name__}. Make one: of a file or a "
-            "Raw by read_recording(...), of an array (n_epochs, n_samples) by Recording(eeg_uv, sfreq_hz, ...)."
+            "Raw by read_recording(...), of an array (n_epochs, n_samples) by Recording(eeg_uv, sfreq_hz, "
+            "...)."
         )
     eeg_uv = recording.eeg_uv
     features = {
