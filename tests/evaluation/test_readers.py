@@ -1,6 +1,7 @@
 """Readers side by side: who may be scored, with whose temperature, and what the figures hold."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ import sleepstage as ss
 from sleepstage.__main__ import main
 from sleepstage.evaluation.readers import Reader, baseline_table, evaluate_cohort
 from sleepstage.finetuning.calibration import HypnogramPrior
+from sleepstage.finetuning.teacher import Network
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +117,9 @@ def test_trees_have_hints_filled_in_and_learn_nothing_from_them(cohort):
     assert "kappa_difference_ci" not in figures
 
 
-def test_train_and_evaluate_from_the_command_line(cohort, tmp_path, tiny_base, capsys):
+def test_train_and_evaluate_from_the_command_line(cohort, tmp_path, tiny_base, capsys, monkeypatch):
     """The whole way on a table of ours, with a tiny base model in the offline model's place."""
+    monkeypatch.setattr(Network, "fit", partial(Network.fit, n_passes=4))
     cohort = cohort.assign(quality="ok")
     off = cohort.xs("SC4051", level="recording", drop_level=False).index[100:110]
     cohort.loc[off, ["std_uv", "quality"]] = np.nan, "zero"
