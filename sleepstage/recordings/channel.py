@@ -5,8 +5,10 @@ them. Without a correction, everything after the pause would be too early, and i
 stages.
 """
 
+import gzip
 import os
 import re
+import struct
 import sys
 import warnings
 from collections.abc import Iterator
@@ -29,6 +31,8 @@ _SEAM_NUMBERS = {".set": ("-99", "-99.0"), ".fdt": ("-99", "-99.0"), ".gdf": ("3
 _ROUNDING_S = 0.02  # of times in files
 _DRIFT_S = 1.0  # within a night, the amplifier's clock and the computer's drift apart by less
 _LONGEST_PAUSE_S = 86_400  # what is longer is a wrong date
+
+_MAX_TAGS = 1_000_000  # of a FIF file: one for each buffer of samples, and some hundred others
 
 _NEW_SEGMENT = re.compile(r"^Mk\d+=New Segment,[^,\n]*,(\d+),[^,\n]*,[^,\n]*,?(\d*)\s*$", re.MULTILINE)
 _NAMED_FILE = re.compile(r"^\s*(Data|Marker)File\s*[=:]\s*(.*?)\s*$", re.MULTILINE | re.IGNORECASE)
@@ -137,6 +141,8 @@ def _of_file(path: Path, channel: str) -> _Stored:
     if path.suffix.lower() in SUFFIXES:
         return _of_edf(path, channel)
     _check_named_files(path)
+    if ".fif" in path.name.lower():
+        _check_tags(path)
     with _explaining_damage(path):
         raw = mne.io.read_raw(path, verbose="error")
     _check_beside(path, raw.filenames)
@@ -229,6 +235,22 @@ def _named_files(header: Path) -> list[tuple[str, str]]:
         raise ValueError(f"{header} is larger than 10 MB, expected a header: a few lines for each channel.")
     text = header.read_text(encoding="utf-8", errors="surrogateescape")
     return [(kind.lower(), name) for kind, name in _NAMED_FILE.findall(text)]
+
+
+def _check_tags(path: Path) -> None:
+    """Refuse a FIF file whose chain of tags goes back: MNE would follow it for ever."""
+    at = 0
+    with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rb") as file, _explaining_damage(path):
+        for _ in range(_MAX_TAGS):
+            file.seek(at)
+            head = file.read(16)
+            _, _, size, following = struct.unpack(">4i", head) if len(head) == 16 else (0, 0, 0, -1)
+            if following < 0:
+                return
+            if size < 0 or 0 < following <= at:
+                raise ValueError(f"what follows on byte {at} is {size} bytes long, and then byte {following}")
+            at = following or at + 16 + size
+        raise ValueError(f"it has more than {_MAX_TAGS} tags")
 
 
 def _check_beside(path: Path, files: tuple[Path | None, ...]) -> None:

@@ -122,11 +122,14 @@ class EdfFile:
         full = _FULL_DATE.match(self._header[88:168])
         if not of_day or not (full or of_year and date != "00.00.00"):  # anonymous
             return None
-        if full:
-            day, month, year = int(full[1]), 1 + _MONTHS.index(full[2].upper()), int(full[3])
-        elif of_year:
+        if of_year:
             day, month, year = map(int, of_year.groups())
             year += 1900 if year >= 85 else 2000
+        if full:
+            fully = int(full[1]), 1 + _MONTHS.index(full[2].upper()), int(full[3])
+            if of_year and fully != (day, month, year):
+                self._refuse("start date", date, f"that of its recording field, {full[0]!r}")
+            day, month, year = fully
         try:
             midnight = datetime(year, month, day, tzinfo=UTC)
         except ValueError:
