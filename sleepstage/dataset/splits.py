@@ -11,7 +11,7 @@ import pandas as pd
 from sklearn.model_selection import GroupShuffleSplit
 
 from ..recordings.recording import person_in_name
-from .table import check_index, check_people
+from .table import check_index, check_people, normal_subject
 
 
 def split_table(table: pd.DataFrame, test_fraction: float = 0.2, seed: int = 0) -> pd.Series:
@@ -102,13 +102,13 @@ def partition_subjects(table: pd.DataFrame, subjects: Iterable[Any]) -> tuple[pd
     ValueError
         If a subject is not in the table.
     """
-    wanted = {str(subject) for subject in subjects}
-    present = table.index.get_level_values("subject").astype(str)
-    if unknown := sorted(wanted - set(present)):
-        raise ValueError(
-            f"subjects {', '.join(unknown)} are not in the table; it has {', '.join(present.unique())}"
-        )
-    chosen = present.isin(wanted)
+    wanted = {normal_subject(subject): subject for subject in subjects}
+    present = table.index.get_level_values("subject")
+    names = present.map({subject: normal_subject(subject) for subject in present.unique()})
+    if unknown := sorted(str(wanted[name]) for name in wanted.keys() - set(names)):
+        there = ", ".join(map(str, present.unique()))
+        raise ValueError(f"subjects {', '.join(unknown)} are not in the table; it has {there}")
+    chosen = names.isin(wanted)
     return table[chosen], table[~chosen]
 
 
@@ -163,8 +163,8 @@ def partial_nights(table: pd.DataFrame, rng: np.random.Generator, share: float) 
 def check_no_leakage(train_subjects: Iterable[Any], test_subjects: Iterable[Any]) -> None:
     """Refuse to test on a person whose nights are in training.
 
-    Subjects are compared as text. Where a recording's name stands for a subject, the person that it names is
-    compared: ``"SC4012E0"`` is subject 1.
+    Subjects are compared in their normal form (:func:`sleepstage.dataset.table.normal_subject`): ``1``,
+    ``"01"`` and ``"sub-01"`` are one person, and so is who a recording's name reveals, ``"SC4012E0"``.
 
     Raises
     ------
@@ -178,14 +178,14 @@ def check_no_leakage(train_subjects: Iterable[Any], test_subjects: Iterable[Any]
     Traceback (most recent call last):
     ValueError: subjects 1 are in training and in test; all nights of a person must be on one side
     """
-    both = sorted({_person(name) for name in train_subjects} & {_person(name) for name in test_subjects})
-    if both:
+    train = {normal_subject(subject): _shown(subject) for subject in train_subjects}
+    if both := sorted(train[name] for name in set(map(normal_subject, test_subjects)).intersection(train)):
         raise ValueError(
             f"subjects {', '.join(both)} are in training and in test; "
             "all nights of a person must be on one side"
         )
 
 
-def _person(subject: Any) -> str:
+def _shown(subject: Any) -> str:
     named = person_in_name(str(subject))
     return str(subject if named is None else named)

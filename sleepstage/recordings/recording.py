@@ -375,13 +375,13 @@ def person_in_name(recording: str) -> int | str | None:
 
     Examples
     --------
-    >>> person_in_name("SC4012E0-PSG"), person_in_name("ST7011J0"), person_in_name("sub-anna_ses-2_eeg")
+    >>> person_in_name("SC4012E0-PSG"), person_in_name("ST7011J0"), person_in_name("sub-anna_task-rest_eeg")
     (1, 'ST01', 'anna')
     """
     # Sleep-EDF's SC4ssNE0: ss is the person, N the night, E0 the equipment; ST7ssNJ0 is of other people.
     if named := re.match(r"(SC4|ST7)(\d\d)\d[A-Z]\d", recording):
         return int(named[2]) if named[1] == "SC4" else f"ST{named[2]}"
-    named = re.match("sub-([A-Za-z0-9]+)_", recording)
+    named = re.match("sub-([A-Za-z0-9]+)(?=_|$)", recording)
     return named[1] if named else None
 
 

@@ -109,6 +109,17 @@ def test_a_person_on_both_sides_is_named():
         check_no_leakage([1, 2, "S-1"], ["S-1", "2", 3])
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [(1, "01"), (1, 1.0), ("Anna", "anna"), ("sub-01", "01"), ("sub-7_task-sleep_run-1_eeg", 7), (" 1", "1")],
+)
+def test_a_person_is_known_however_the_name_is_written(one, other):
+    with pytest.raises(ValueError, match="in training and in test"):
+        check_no_leakage([one], [other])
+    chosen, _ = partition_subjects(night_table(one), [other])
+    assert len(chosen) == 6
+
+
 def test_recut_tells_nights_of_one_name_apart():
     table = collect([night_table(subject, "night", range(200)) for subject in (1, 2)])
     lengths = recut(table).groupby(level="subject").size()
@@ -155,7 +166,7 @@ def test_several_people_are_split_by_subject_and_one_night_by_blocks(table):
 
 
 def test_two_nights_of_one_person_are_both_split_by_blocks(table):
-    second = table.rename(index={"SC4001E0": "SC4002E0"}, level="recording")
+    second = table.iloc[::-1].set_axis(table.index).rename(index={"SC4001E0": "SC4002E0"}, level="recording")
     split = ss.split_table(ss.collect([table, second.iloc[:600].assign(std_uv=0.0)]))
     assert split.index.get_level_values("recording").value_counts().to_list() == [len(table), 600]
     assert split.xs("SC4001E0", level="recording").tolist() == ss.split_blocks(table).tolist()

@@ -331,9 +331,21 @@ def test_runs_end_at_gaps_and_recordings():
     assert runs((1, "A", [4, 5, 7, 8, 9, 20])) == [(0, 2), (2, 5), (5, 6)]
     assert runs((1, "A", [0, 1]), (1, "B", [2, 3])) == [(0, 2), (2, 4)]  # numbers go on, the night does not
     assert runs((1, "A", [0, 1]), (2, "A", [2, 3])) == [(0, 2), (2, 4)]
-    assert runs((1, "A", [0, 1]), (1, "B", [0]), (1, "A", [2])) == [(0, 2), (2, 3), (3, 4)]
-    assert runs((1, "A", [3, 2, 1])) == [(0, 1), (1, 2), (2, 3)]
-    assert consecutive_runs(small_table()[:0]) == []
+    for disorder in ([3, 2, 1], [0, 2, 1]):
+        with pytest.raises(ValueError, match=r"of A \(subject 1\) is not in its place.*sort_index"):
+            runs((1, "A", disorder))
+    with pytest.raises(ValueError, match=r"epoch 2 of A \(subject 1\) is not in its place"):
+        runs((1, "A", [0, 1]), (1, "B", [0]), (1, "A", [2]))
+    with pytest.raises(ValueError, match="more than once"):
+        runs((1, "A", [0, 1, 1]))
+    with pytest.raises(ValueError, match="no epochs"):
+        consecutive_runs(small_table().iloc[:0])
+
+
+def test_epochs_that_are_no_whole_numbers_are_refused():
+    for epochs in (["0", "1", "2"], [0.0, 1.0, 2.0]):
+        with pytest.raises(ValueError, match="epochs are of type .*whole numbers"):
+            collect([small_table(epochs=epochs)])
 
 
 def test_shares_are_scipys_ranks_within_each_night():
@@ -377,6 +389,15 @@ def test_one_recording_under_another_gain_polarity_and_rate_is_refused(table):
         collect([table, ss.extract_features(copy)])
 
 
+def test_one_recording_that_begins_ten_seconds_later_with_noise_is_refused(table):
+    night = ss.load_demo()
+    later_uv = night.eeg_uv.ravel()[1000:-2000].reshape(-1, 3000)
+    later_uv = later_uv + 10 * np.random.default_rng(0).standard_normal(later_uv.shape)
+    copy = ss.Recording(later_uv, 100, night.stages[:-1], 7, "copy", "Fpz-Cz")
+    with pytest.raises(ValueError, match=r"SC4001E0 \(subject 0\) and copy .* take the same course"):
+        collect([table, ss.extract_features(copy)])
+
+
 def test_short_pieces_of_one_course_are_no_proof(table):
     numbers = table.drop(columns="quality")
     one, other = two_nights(numbers.iloc[:59], (1, "a"), (2, "b"))
@@ -384,6 +405,33 @@ def test_short_pieces_of_one_course_are_no_proof(table):
     one, other = two_nights(numbers.iloc[:60], (1, "a"), (2, "b"))
     with pytest.raises(ValueError, match="take the same course"):
         collect([one, other])
+
+
+@pytest.mark.parametrize(
+    ("subjects", "shown"),
+    [
+        ((1, "01"), [1]),
+        (("Anna", "anna", "sub-ANNA"), ["Anna"]),
+        ((1.0, 2), ["1", "2"]),
+        ((1, "Anna"), ["1", "Anna"]),
+        ((3, 1, 3), [3, 1]),
+        (("01", "sub-01", "1.0"), ["01"]),
+        (("Zo\u00eb", "Zoe\u0308"), ["Zo\u00eb"]),
+    ],
+)
+def test_a_person_has_one_name_in_a_table_however_it_is_written(subjects, shown, tmp_path):
+    nights = [small_table(subject, f"night {k}") for k, subject in enumerate(subjects)]
+    joined = collect(nights)
+    assert joined.index.unique("subject").tolist() == shown
+    assert len(joined) == 6 * len(subjects)
+    assert load_table(save_table(joined, tmp_path / "t.npz")).index.equals(joined.index)
+    if len(shown) > 1:
+        assert set(ss.split_subjects(joined, 0.5)) == {"train", "test"}
+
+
+def test_one_night_of_a_person_under_two_ways_to_write_the_name_is_refused():
+    with pytest.raises(ValueError, match="occurs more than once"):
+        collect([small_table(1, "A"), small_table("01", "A")])
 
 
 def test_two_nights_of_a_person_under_two_subjects_are_refused(table):
