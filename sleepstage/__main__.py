@@ -7,30 +7,46 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from . import __version__
+
 # Commands import what they need themselves, so that --help does not wait for PyTorch.
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; an error that a user can correct is one line, without a traceback."""
+    """Run a command, and give its exit status: 0; 2 if the user can correct what failed; 1 if we have to."""
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     logging.getLogger("sleepstage").setLevel(logging.INFO)
     options = _parser().parse_args(arguments)
     try:
         options.command(options)
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"sleepstage: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("sleepstage: stopped", file=sys.stderr)
+        return 130  # as a shell says it
+    except Exception as error:
+        if options.debug:
+            raise
+        if isinstance(error, ValueError | OSError | RuntimeError):
+            print(f"sleepstage: {error}", file=sys.stderr)
+            return 2
+        print(
+            f"sleepstage {__version__}: {type(error).__name__}: {error}. This is a fault of ours, or the memory "
+            "is full. Run the command again with --debug, and send us what it prints.",
+            file=sys.stderr,
+        )
         return 1
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sleepstage", description=__doc__)
+    parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="command")
 
     def command(run: Callable[[argparse.Namespace], None], about: str) -> Callable[..., argparse.Action]:
         """Add a command that carries the name of its function; give what adds its options."""
         added = commands.add_parser(run.__name__.removeprefix("_"), help=about)
         added.set_defaults(command=run)
+        added.add_argument("--debug", action="store_true", help="show the traceback of an error")
         return added.add_argument
 
     command(_prepare, "fetch, check and cache the offline base model, once")
@@ -43,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     option = command(_stage, "stage a night with a fine-tuned adapter")
     option("psg", type=Path, help="an EDF file")
     option("--adapter", type=Path, help="a folder written by train (default: the one that ships)")
+    option("--base", help="where the adapter's base model lies: a folder or a hub name")
     option("--channel", default="EEG Fpz-Cz", help="the EEG channel (default: %(default)s)")
     option("--out", type=_new_file, required=True, help="CSV file for stages and probabilities")
 
@@ -78,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     option = command(_evaluate, "score an adapter and a baseline on a feature table")
     option("--table", type=Path, required=True, help="a feature table (.npz) with stages")
     option("--adapter", type=Path, help="a folder written by train")
+    option("--base", help="where the adapter's base model lies: a folder or a hub name")
     option("--subjects", nargs="*", default=[], help="score these only (default: all)")
     option("--baseline", action="store_true", help="score gradient-boosted trees as well")
     option("--network", action="store_true", help="score a small network on the adapter's digits as well")
@@ -135,7 +153,7 @@ def _stage(options: argparse.Namespace) -> None:
     from .staging.stager import Stager
 
     table = extract_features(read_recording(options.psg, channel=options.channel))
-    proba = Stager.from_pretrained(options.adapter).predict_proba(table)
+    proba = Stager.from_pretrained(options.adapter, options.base).predict_proba(table)
     staged = proba.assign(quality=table["quality"])
     staged.insert(0, "predicted", stage_names(most_probable_stages(proba)))
     write_whole(options.out, staged.to_csv)
@@ -205,7 +223,9 @@ def _evaluate(options: argparse.Namespace) -> None:
     table = table if options.as_is else recut(table)
     stager, readers = None, {}
     if options.adapter:
-        stager = Stager.from_pretrained(options.adapter, nf4=options.nf4, untuned=options.untuned)
+        stager = Stager.from_pretrained(
+            options.adapter, options.base, nf4=options.nf4, untuned=options.untuned
+        )
         readers["llm"] = Reader.of_stager(stager)
     if options.baseline or options.network:
         train_table = baseline_table(load_table(options.train_table or options.table), table, stager)

@@ -225,7 +225,7 @@ def test_the_demo_keeps_a_users_file(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
         "sleepstage.finetuning.trainer.build_trainer", lambda *_, **__: pytest.fail("it began to train")
     )
-    assert main(["demo", "--out", str(tmp_path)]) == 1
+    assert main(["demo", "--out", str(tmp_path)]) == 2
     assert "thesis.docx" in capsys.readouterr().err and thesis.read_text() == "mine"
 
 

@@ -16,9 +16,45 @@ from sleepstage.course.demo import run_demo
 
 
 def test_a_mistake_is_one_line_not_a_traceback(tmp_path, capsys):
-    assert main(["stage", str(tmp_path / "no.edf"), "--out", str(tmp_path / "o.csv")]) == 1
+    assert main(["stage", str(tmp_path / "no.edf"), "--out", str(tmp_path / "o.csv")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("sleepstage: ") and "no.edf" in error and "Traceback" not in error
+
+
+def test_a_fault_of_ours_says_the_version_and_how_to_get_the_traceback(tmp_path, capsys, monkeypatch):
+    def fails(*_):
+        raise KeyError("colour")
+
+    monkeypatch.setattr("sleepstage.finetuning.base_model.prepare", fails)
+    assert main(["prepare"]) == 1
+    error = capsys.readouterr().err
+    assert f"sleepstage {ss.__version__}: KeyError: 'colour'" in error and "--debug" in error
+    with pytest.raises(KeyError):
+        main(["prepare", "--debug"])
+
+
+def test_the_version_is_told(capsys):
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"{ss.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--steps 0", "n_steps is 0, expected a whole number from 1"),
+        ("--minutes 0", "max_minutes is 0.0, expected a number of at least"),
+        ("--minutes nan", "max_minutes is nan"),
+        ("--blur 2", "blur is 2.0, expected a number from 0 to 1"),
+        ("--partial nan", "partial_share is nan"),
+        ("--learning-rate 0", "learning_rate is 0.0"),
+        ("--margin 1000000", "margin_epochs is 1000000"),
+    ],
+)
+def test_an_impossible_setting_is_refused_by_train(options, message, tmp_path, table, capsys):
+    path = ss.save_table(table, tmp_path / "night.npz")
+    assert main(["train", "--table", str(path), "--adapter", str(tmp_path / "a"), *options.split()]) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -44,7 +80,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(command, mess
 
 @pytest.mark.parametrize("flag", ["--untuned", "--nf4", "--no-nf4", "--fit-prior"])
 def test_what_is_about_an_adapter_is_refused_without_one(flag, tmp_path, capsys):
-    assert main(["evaluate", "--table", "t.npz", "--baseline", flag, "--json", str(tmp_path / "o.json")]) == 1
+    assert main(["evaluate", "--table", "t.npz", "--baseline", flag, "--json", str(tmp_path / "o.json")]) == 2
     assert "name it with --adapter" in capsys.readouterr().err
 
 
@@ -63,7 +99,7 @@ def test_every_option_of_train_about_a_setting_reaches_the_trainer(tmp_path, tab
 def test_training_on_nobody_is_refused_as_such(tmp_path, table, capsys):
     ss.save_table(table, tmp_path / "t.npz")
     places = ["--table", str(tmp_path / "t.npz"), "--adapter", str(tmp_path / "adapter")]
-    assert main(["train", *places, "--validation-subjects", "0"]) == 1
+    assert main(["train", *places, "--validation-subjects", "0"]) == 2
     assert "none is left to train on" in capsys.readouterr().err
 
 

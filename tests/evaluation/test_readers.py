@@ -157,5 +157,5 @@ def test_train_and_evaluate_from_the_command_line(cohort, tmp_path, tiny_base, c
     assert ss.score(answers["stage"], trees)["kappa"] == pytest.approx(figures["baseline"]["kappa"], abs=2e-3)
     prior = HypnogramPrior.load(adapter / "prior.json")
     assert prior.fitted_on == (5, 6) and prior.temperature != 1
-    assert main(["evaluate", *arguments, "--subjects", "4", "5", "--json", str(result)]) == 1
+    assert main(["evaluate", *arguments, "--subjects", "4", "5", "--json", str(result)]) == 2
     assert "subjects 4 are in training and in test" in capsys.readouterr().err

@@ -365,7 +365,7 @@ def test_training_over_a_users_folder_is_refused_before_it_begins(table, tmp_pat
     thesis.parent.mkdir()
     thesis.write_text("four years")
     cohort = ss.save_table(table, tmp_path / "cohort.npz")
-    assert main(["train", "--table", str(cohort), "--adapter", str(thesis.parent)]) == 1
+    assert main(["train", "--table", str(cohort), "--adapter", str(thesis.parent)]) == 2
     said = capsys.readouterr().err
     assert "thesis.docx" in said and "Nothing was deleted" in said and "does not exist yet" in said
     assert thesis.read_text() == "four years"
