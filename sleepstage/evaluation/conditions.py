@@ -39,13 +39,18 @@ def under_gain(table: pd.DataFrame, gain: float) -> pd.DataFrame:
 
 
 def in_pieces(table: pd.DataFrame, hours: float = 4) -> pd.DataFrame:
-    """Cut every night into recordings of that length; the last one ends with the night."""
+    """Cut every night into recordings of that length; the last one ends with the night.
+
+    What the last one shares with the one before it is unscored there, so that every epoch counts once.
+    """
     length = round(hours * EPOCHS_AN_HOUR)
     pieces = []
     for (subject, recording), night in table.groupby(level=NIGHT, sort=False):
-        starts = [*range(0, max(1, len(night) - length), length), max(0, len(night) - length)]
-        for k, start in enumerate(dict.fromkeys(starts)):
-            pieces.append(_named(night.iloc[start : start + length], subject, f"{recording}-{k}"))
+        for k, first in enumerate(range(0, len(night), length)):
+            start = max(0, min(first, len(night) - length))
+            piece = night.iloc[start : start + length].copy()
+            piece.iloc[: first - start, piece.columns.get_loc("stage")] = UNSCORED
+            pieces.append(_named(piece, subject, f"{recording}-{k}"))
     return pd.concat(pieces)
 
 

@@ -44,6 +44,9 @@ def test_pieces_are_four_hours_and_the_last_ends_with_the_night(nights):
     assert pieces.loc[("Ann", "n1-1")].index.tolist() == list(range(480))
     assert pieces.loc[("Ann", "n1-1"), "std_uv"].tolist() == list(range(480, 960))
     assert pieces.loc[("Ann", "n1-2"), "std_uv"].tolist() == list(range(520, 1000))
+    counted = pieces[pieces["stage"] != -1]
+    assert counted["std_uv"].tolist() == list(range(1300))
+    assert counted["stage"].tolist() == nights["stage"].tolist()
 
 
 def test_added_wake_is_the_nights_own_and_unscored(nights):
