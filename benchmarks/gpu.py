@@ -23,8 +23,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -39,11 +38,10 @@ from transformers import (
     LlamaForCausalLM,
     TrainerCallback,
 )
-from transformers.integrations import sdpa_attention
 
 import sleepstage as ss
 from sleepstage.finetuning import base_model, memory_plan, settings, trainer
-from sleepstage.finetuning.settings import AMPERE, CPU, LLAMA_3B, T4, Preset
+from sleepstage.finetuning.settings import AMPERE, CPU, LLAMA_3B, REPEATED_KEYS, T4, Preset
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda:0" if CUDA else "cpu"
@@ -130,18 +128,6 @@ def use(preset: Preset) -> None:
         torch.cuda.set_per_process_memory_fraction(min(1.0, preset.memory_gib * 2**30 / whole))
 
 
-@contextmanager
-def repeated_keys(repeat: bool = True) -> Iterator[None]:
-    """Have transformers repeat the keys and values that heads share, instead of asking the kernel to."""
-    own = sdpa_attention.use_gqa_in_sdpa
-    if repeat:
-        sdpa_attention.use_gqa_in_sdpa = lambda *args: False
-    try:
-        yield
-    finally:
-        sdpa_attention.use_gqa_in_sdpa = own
-
-
 def machine() -> dict[str, Any]:
     """Say what this is."""
     facts = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
@@ -192,23 +178,22 @@ def dtypes(base: Path, preset: Preset) -> dict[str, Any]:
     return {"dtype": preset.dtype, "weights_gib": round(model.get_memory_footprint() / 2**30, 2)}
 
 
-def kernels(base: Path, n_tokens: int) -> dict[str, Any]:
+def kernels(base: Path, preset: Preset, n_tokens: int) -> dict[str, Any]:
     """Say which attention kernel the base takes, per way of reading and way of sharing keys."""
     from torch.profiler import ProfilerActivity, profile
 
-    model, found = ss.load_base(base), {}
-    model.model.layers = model.model.layers[:1]  # the others do the same
+    found = {}
     input_ids = torch.zeros(2, n_tokens, dtype=torch.long, device=DEVICE)
-    for bidirectional in (False, True):
-        base_model.set_attention(model, bidirectional)
-        for repeat in (False, True):
-            with repeated_keys(repeat), torch.no_grad(), profile(activities=[ProfilerActivity.CPU]) as events:
+    for attention in ("sdpa", REPEATED_KEYS):
+        use(replace(preset, attention=attention))
+        model = ss.load_base(base)
+        model.model.layers = model.model.layers[:1]  # the others do the same
+        for way in ("causal", "bidirectional"):
+            base_model.set_attention(model, way == "bidirectional")
+            with torch.no_grad(), profile(activities=[ProfilerActivity.CPU]) as events:
                 model(input_ids=input_ids)
             names = {event.key for event in events.key_averages() if "attention" in event.key}
-            way = (
-                f"{'bidirectional' if bidirectional else 'causal'}, {'repeated' if repeat else 'shared'} keys"
-            )
-            found[way] = sorted(name.removeprefix("aten::") for name in names)
+            found[f"{way}, {attention}"] = sorted(name.removeprefix("aten::") for name in names)
     return {"kernels": found}
 
 
@@ -238,7 +223,6 @@ def steps(
     preset: Preset,
     base: Path,
     n_steps: int = 4,
-    repeat: bool = False,
     resume: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
@@ -249,35 +233,31 @@ def steps(
         n_steps=n_steps,
         checkpoint_steps=n_steps // 2,
         warmup_steps=2,
-        learning_rate=3e-4,
         **options,
     )
     meter, residual = Meter(), set[str]()
-    with repeated_keys(repeat):
-        run = trainer.build_trainer(table, spec, config, work)
-        run.add_callback(meter)
-        last_layer = run.model.get_base_model().model.layers[-1]
-        last_layer.register_forward_hook(
-            lambda module, given, out: residual.add(str((out[0] if isinstance(out, tuple) else out).dtype))
-        )
-        run.train()
-    n_tokens = len(run.train_dataset[0]["input_ids"])
-    median = sorted(meter.seconds)[n_steps // 2]
-    per_step = n_tokens * config.windows_per_batch * config.batches_per_step
+    run = trainer.build_trainer(table, spec, config, work)
+    run.add_callback(meter)
+    last_layer = run.model.get_base_model().model.layers[-1]
+    last_layer.register_forward_hook(
+        lambda module, given, out: residual.add(str((out[0] if isinstance(out, tuple) else out).dtype))
+    )
+    run.train()
+    lengths = [len(text) for text in run.train_dataset["input_ids"]]
+    per_step = len(lengths) // n_steps
     scaler = run.accelerator.scaler
-    states = [value for state in run.optimizer.optimizer.state.values() for value in state.values()]
     facts = {
-        "tokens": f"{config.batches_per_step * config.windows_per_batch} × {n_tokens}",
-        "s_a_step": round(median, 3),
-        "tokens_a_s": round(per_step / median),
+        "tokens": f"{per_step} × up to {max(lengths)}",
+        "s_a_step": round(sorted(meter.seconds)[n_steps // 2], 3),
+        "tokens_a_s": round(sum(lengths[per_step:]) / sum(meter.seconds[1:])),  # the first step warms up
         "peak_gib": round(ss.peak_memory_gib(), 2),
         "overflowed": sum(meter.overflowed),
+        "skipped": run.state.global_step - run.lr_scheduler.last_epoch,
+        "learning_rate": run.args.learning_rate,
         "steps_s": [round(seconds, 3) for seconds in meter.seconds],
         "losses": _losses(run),
         "scale": scaler.get_scale() if scaler else None,
         "residual": sorted(residual),
-        "optimizer": type(run.optimizer.optimizer).__name__,
-        "paged_states": sum(getattr(value, "is_paged", False) for value in states),
     }
     if CUDA:
         facts["reserved_gib"] = round(torch.cuda.max_memory_reserved() / 2**30, 2)
@@ -300,7 +280,7 @@ def finetune_and_stage(
 ) -> dict[str, Any]:
     """Fine-tune, stage, stage with more windows at once, dequantized, and merged."""
     use(preset)
-    config = preset.training_config(base=str(base), n_steps=4, warmup_steps=1, learning_rate=3e-4)
+    config = preset.training_config(base=str(base), n_steps=4, warmup_steps=1)
     curve = ss.finetune(table, spec, config, scratch / "adapter")
     if CUDA:
         torch.cuda.reset_peak_memory_stats()
@@ -323,7 +303,10 @@ def finetune_and_stage(
     del stager
     plain = stage("dequantized", ss.Stager.from_pretrained(scratch / "adapter", nf4=False))
     facts["differs_by_dequantized"] = _difference(proba, plain)
+    if CUDA:
+        torch.cuda.reset_peak_memory_stats()
     ss.merge(scratch / "adapter", scratch / "merged")
+    facts["merge_peak_gib"] = round(ss.peak_memory_gib(), 2)
     facts["merged_gb_on_disk"] = _gigabytes(scratch / "merged")
     merged = stage("merged", ss.Stager.from_pretrained(scratch / "merged"))
     facts["differs_merged_from_dequantized"] = _difference(plain, merged)
@@ -393,7 +376,7 @@ def main() -> None:
     tokenizer = base_model.load_tokenizer(
         options.tokenizer or (ss.OFFLINE_MODEL if options.tiny else LLAMA_3B)
     )
-    spec = ss.PromptSpec.fit(table, ss.default_digits(table), window=80, look_ahead=0, bidirectional=True)
+    spec = ss.PromptSpec.fit(table, ss.default_digits(table))
     causal = replace(spec, window=40, look_ahead=6, bidirectional=False)
     architecture = memory_plan.ARCHITECTURES[LLAMA_3B]
     if options.tiny:
@@ -406,18 +389,12 @@ def main() -> None:
             num_key_value_heads=2,
             tie_word_embeddings=True,
         )
-    old, new = (T4, AMPERE) if CUDA else (CPU, CPU)
+    old, new, many = (T4, AMPERE, 16) if CUDA else (CPU, CPU, 3)
     cases: dict[str, dict[str, Any]] = {
         "causal, resumed": {"spec": causal, "preset": old, "n_steps": 8, "resume": True},
-        "bidirectional": {"spec": spec, "preset": old},
-        "bidirectional, repeated keys": {"spec": spec, "preset": old, "repeat": True},
-        "plain AdamW, resumed": {
-            "spec": spec,
-            "preset": replace(old, optimizer="adamw_torch_fused"),
-            "n_steps": 8,
-            "resume": True,
-        },
-        "16 windows": {"spec": spec, "preset": old, "windows_per_batch": 16},
+        "bidirectional, resumed": {"spec": spec, "preset": old, "n_steps": 8, "resume": True},
+        "bidirectional, shared keys": {"spec": spec, "preset": replace(old, attention="sdpa")},
+        f"{many} windows": {"spec": spec, "preset": old, "windows_per_batch": many},
         "ampere": {"spec": spec, "preset": new},
     }
     with tempfile.TemporaryDirectory() as folder:
@@ -430,7 +407,7 @@ def main() -> None:
         checks.run("base in NF4", make_base, base, tokenizer, architecture)
         use(old)
         checks.run("number formats", dtypes, base, old)
-        checks.run("attention", kernels, base, n_tokens=512)
+        checks.run("attention", kernels, base, old, n_tokens=512)
         for name, case in cases.items():
             checks.run(name, steps, scratch / "work", table, base=base, **case)
         checks.run("finetune, stage, merge", finetune_and_stage, scratch, table, spec, old, base)

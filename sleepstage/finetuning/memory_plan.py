@@ -31,8 +31,7 @@ from .trainer import lora_config
 GIB = 2**30
 
 NOT_TRACED = (
-    "Not in it, for a CPU cannot trace them: the CUDA context and the kernels' workspaces (some hundred MB), "
-    "that of scaled-dot-product attention among them; its scores are counted as if they were kept in full."
+    "Not in it, for a CPU cannot trace them: the CUDA context and the kernels' workspaces, some hundred MB."
 )
 
 
@@ -84,6 +83,7 @@ def training_plan(
         ``full_logits_gib``, the same with the usual loss on every token; ``tokens_per_epoch`` (of sleep),
         ``tokens_per_pass`` and ``flops_per_pass`` over the table; and what was traced. Logits are largest at
         another moment than all tensors together, so the parts can sum to more than the peak.
+        ``tokens_per_window`` are the longest text's: one with hints.
 
     Raises
     ------
@@ -99,12 +99,16 @@ def training_plan(
         spec = PromptSpec(digits=tuple(Digit(digit.column) for digit in digits))  # levels change no length
     tokens_per_epoch = math.ceil(len(spec.digits) / DIGITS_A_TOKEN[config.base]) + 1
     n_tokens = 1 + spec.window * tokens_per_epoch
+    hinted_share = config.hinted_share if spec.reads_hints else 0.0
+    n_more = 1 + spec.examples * tokens_per_epoch  # before the window of a text with hints
+    longest = n_tokens + n_more * bool(hinted_share)
     n_answers = spec.window - spec.look_ahead
     n_windows = sum(len(covering_starts(n_epochs, spec, stride=n_answers)) for n_epochs in nights)
 
     model = twin(ARCHITECTURES[config.base], preset, lora_config(config))
-    step = trace_step(model, preset, config.windows_per_batch, n_tokens, n_answers)
-    full = trace_step(model, preset, config.windows_per_batch, n_tokens)
+    step = trace_step(model, preset, config.windows_per_batch, longest, n_answers)
+    full = trace_step(model, preset, config.windows_per_batch, longest)
+    tokens_per_pass = round(n_windows * (n_tokens + n_more * hinted_share))
     lora = [weight.numel() for weight in model.parameters() if weight.requires_grad]
     held = {
         "weights": weights_bytes(model, nf4=config.nf4),
@@ -128,21 +132,21 @@ def training_plan(
         "dtype": str(preset.dtype).removeprefix("torch."),
         "gradient_checkpointing": preset.gradient_checkpointing,
         "windows_per_batch": config.windows_per_batch,
-        "tokens_per_window": n_tokens,
+        "tokens_per_window": longest,
         "answers_per_window": n_answers,
         **{f"{part}_gib": n_bytes / GIB for part, n_bytes in parts.items()},
         "memory_gib": preset.memory_gib,
         "fits": peak <= preset.memory_gib * GIB,
         "tokens_per_epoch": tokens_per_epoch,
-        "tokens_per_pass": n_windows * n_tokens,
-        "flops_per_pass": n_windows * step.flops // config.windows_per_batch,
+        "tokens_per_pass": tokens_per_pass,
+        "flops_per_pass": tokens_per_pass * step.flops // (config.windows_per_batch * longest),
         "peak_tflops": preset.peak_tflops,
         "not_traced": NOT_TRACED if preset.on_gpu else "",
     }
 
 
 _PLAN_TEXT = """\
-{preset}: {base}, {precision}, {windows_per_batch} windows of {tokens_per_window} tokens a batch
+{preset}: {base}, {precision}, {windows_per_batch} windows of up to {tokens_per_window} tokens a batch
 weights     {weights_gib:7.2f} GiB
 lora        {lora_gib:7.2f} GiB
 optimizer   {optimizer_gib:7.2f} GiB
@@ -272,10 +276,9 @@ def trace_step(
     model: PeftModel, preset: Preset, n_windows: int, n_tokens: int, n_answers: int | None = None
 ) -> LiveBytes:
     """Take a training step on a twin, and count what it makes; see :func:`take_step`."""
-    # CUDA's attention kernel is not known here. The plain kernel stores all scores and needs the most memory.
-    kernels = [SDPBackend.MATH] if preset.on_gpu else [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
     without_content: Any = next(model.parameters())
-    with without_content.fake_mode, sdpa_kernel(kernels):
+    # The CPU's flash kernel keeps what those of CUDA keep: no scores, only their sums.
+    with without_content.fake_mode, sdpa_kernel(SDPBackend.FLASH_ATTENTION):
         for weight in model.parameters():
             if weight.requires_grad:  # as in any batch of a step but its first
                 weight.grad = torch.zeros_like(weight)

@@ -28,7 +28,7 @@ from sleepstage.finetuning.memory_plan import (
     twin,
     weights_bytes,
 )
-from sleepstage.finetuning.settings import CPU, LLAMA_3B, OFFLINE_MODEL, T4
+from sleepstage.finetuning.settings import AMPERE, CPU, LLAMA_3B, OFFLINE_MODEL, T4
 from sleepstage.finetuning.trainer import lora_config
 
 LORA = lora_config(ss.TrainingConfig(lora_rank=8))
@@ -161,10 +161,29 @@ def test_plan_for_a_table_counts_its_own_windows(table, smollm2_tokenizer, monke
     plan = ss.training_plan(CPU, table, windows_per_batch=1, nf4=False)
     spec = ss.PromptSpec.fit(table, ss.default_digits(table))
     assert plan["tokens_per_epoch"] == line_tokens(spec.levels(table), smollm2_tokenizer).shape[1]
-    assert plan["tokens_per_window"] == 1 + spec.window * plan["tokens_per_epoch"]
+    plain, hinted = 1 + spec.window * plan["tokens_per_epoch"], 1 + spec.examples * plan["tokens_per_epoch"]
+    assert plan["tokens_per_window"] == plain + hinted
     (run,) = consecutive_runs(table)
     n_windows = len(covering_starts(run.stop, spec, stride=spec.window - spec.look_ahead))
-    assert plan["tokens_per_pass"] == n_windows * plan["tokens_per_window"]
+    assert plan["tokens_per_pass"] == round(n_windows * (plain + 0.5 * hinted))  # half of the nights
+    unhinted = ss.training_plan(CPU, table, windows_per_batch=1, nf4=False, hinted_share=0.0)
+    assert unhinted["tokens_per_window"] == plain and unhinted["tokens_per_pass"] == n_windows * plain
+    assert unhinted["peak_gib"] < plan["peak_gib"]
+    assert unhinted["flops_per_pass"] / n_windows == pytest.approx(
+        plan["flops_per_pass"] / plan["tokens_per_pass"] * plain, rel=0.2
+    )
+
+
+@pytest.mark.parametrize(
+    ("preset", "window", "look_ahead", "n_windows", "measured"),
+    [(T4, 40, 6, 4, 2.71), (T4, 80, 0, 4, 3.00), (AMPERE, 80, 0, 4, 9.77)],
+)
+def test_plan_of_the_3b_is_what_a_card_took(preset, window, look_ahead, n_windows, measured):
+    """Measured by ``benchmarks/gpu.py`` with 18 digits on an H200 (docs/GPUS.md), without its leftovers."""
+    digits = tuple(ss.Digit(f"x{i}") for i in range(18))
+    spec = ss.PromptSpec(digits, window=window, look_ahead=look_ahead, bidirectional=not look_ahead)
+    plan = ss.training_plan(preset, spec=spec, windows_per_batch=n_windows, hinted_share=0.0)
+    assert plan["peak_gib"] == pytest.approx(measured, rel=0.15)
 
 
 def test_a_base_of_unknown_architecture_is_refused():
