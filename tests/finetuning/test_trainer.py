@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
 import signal
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -195,6 +197,17 @@ def test_steps_that_the_gradient_scaler_skips_are_counted_through_a_resume(
     for run in (trainer, again):
         record = training_record(run, table, minutes=1.0)
         assert (record["steps"], record["skipped_steps"]) == (6, 1)
+
+
+def test_nothing_keeps_a_model_when_its_training_is_over(table, spec, config, tmp_path, monkeypatch):
+    """For an optimizer of 8 bits, transformers leaves the embedding in a list of bitsandbytes for ever."""
+    monkeypatch.setattr("sleepstage.finetuning.trainer.detect", lambda: replace(CPU, optimizer=T4.optimizer))
+    trainer = build_trainer(table, spec, config, tmp_path)
+    trainer.create_optimizer()
+    embedding = weakref.ref(trainer.model.get_input_embeddings())
+    del trainer
+    gc.collect()
+    assert embedding() is None
 
 
 def test_accumulation_does_not_change_the_step(table, spec, config, tmp_path):
