@@ -282,8 +282,8 @@ def merge(adapter: str | Path, folder: str | Path, base: str | Path | None = Non
 
     The base model is loaded without quantization, or dequantized if it exists in NF4 only, and the result is
     not quantized. It gives the answers of ``Stager.from_pretrained(adapter, nf4=False)``. Its folder takes
-    two bytes a weight on a GPU and four on a CPU. A base of 3B needs 8 GB of a card and 3 GB of the host's
-    memory; or 13 GB of the host's, without a card.
+    two bytes a weight on a GPU and four on a CPU. A base of 3B in NF4 needs 9 GB of a card and 4 GB of the
+    host's memory, which a free Colab machine has; or 16 GB of the host's, without a card.
 
     ``Stager.from_pretrained(folder)`` reads it, and so does every program that reads a LLaMA. But other
     programs use causal attention: they misread a model that was trained with bidirectional attention.

@@ -222,13 +222,13 @@ T4 = Preset(
     base=LLAMA_3B,
     on_gpu=True,
     dtype=torch.float16,  # compute capability 7.5 has no bfloat16: it is emulated, and slow
-    optimizer="adamw_torch",  # the fused one hides skipped steps, one of 8 bits leaves 0.7 GiB behind (GPUS.md)
+    optimizer="adamw_torch",  # the fused one hides skipped steps; in 8 bits, 0.7 GiB stay behind (GPUS.md)
     gradient_checkpointing=True,  # half more operations for a tenth of the activations
     windows_per_batch=4,  # enough to keep the card busy
     batches_per_step=1,
     memory_gib=14.7,  # of its 16 GB, what a program gets to see
     peak_tflops=65.0,  # NVIDIA's data sheet, float16 with tensor cores
-    attention=REPEATED_KEYS,  # shared keys would take the slowest kernel; 0.87 s a step became 0.68 (GPUS.md)
+    attention=REPEATED_KEYS,  # shared keys would take the slowest kernel (GPUS.md)
     recipe={
         **MANY_PEOPLE,
         "n_steps": 1100,  # 352,000 epochs read: the cohort that ships a dozen times
