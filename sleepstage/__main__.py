@@ -29,8 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"sleepstage: {error}", file=sys.stderr)
             return 2
         print(
-            f"sleepstage {__version__}: {type(error).__name__}: {error}. This is a fault of ours, or the memory "
-            "is full. Run the command again with --debug, and send us what it prints.",
+            f"sleepstage {__version__}: {type(error).__name__}: {error}. This is a fault of ours, or the "
+            "memory is full. Run the command again with --debug, and send us what it prints.",
             file=sys.stderr,
         )
         return 1

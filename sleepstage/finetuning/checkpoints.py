@@ -7,12 +7,17 @@ a mounted Drive.
 import hashlib
 import json
 import logging
+import platform
 import re
 import shutil
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 from accelerate import PartialState
 from transformers import TrainerCallback
 
@@ -43,11 +48,14 @@ CHECKPOINTS = Contents(
 class MarkComplete(TrainerCallback):
     """Writes, last of all, which run a checkpoint belongs to and the SHA-256 of each of its files.
 
-    Then copies the checkpoint to the folder ``copy_to``, if there is one. The newest two are kept in both.
+    Then copies the checkpoint to the run's own folder in ``copy_to``, if there is one. The newest two are
+    kept in both. If copying fails, a warning says so and the training goes on.
     """
 
     def __init__(self, run: dict[str, Any], copy_to: Path | None):
         self.run, self.copy_to = run, copy_to
+        if copy_to is not None:
+            copy_to.mkdir(parents=True, exist_ok=True)
 
     def on_save(self, args, state, control, **kwargs):
         PartialState().wait_for_everyone()  # every process keeps its random state in a file of its own
@@ -56,36 +64,95 @@ class MarkComplete(TrainerCallback):
             write_json(folder / _MARKER, {"run": self.run, "files": _digests(folder)})
             _keep_newest(folder.parent)
             if self.copy_to is not None:
-                with replacing(self.copy_to / folder.name, CHECKPOINT) as copy:
-                    shutil.copytree(folder, copy, dirs_exist_ok=True)
-                _keep_newest(self.copy_to)
+                try:
+                    _copy(folder, self.copy_to, self.run)
+                except (
+                    OSError,
+                    ValueError,
+                ) as error:  # a drive that is full or gone; a user's file in the way
+                    log.warning("%s was not copied (%s). The training goes on.", folder.name, error)
 
 
-def check_places(work: Path, copy_to: Path | None, resume: bool) -> None:
-    """Refuse, before a training begins, folders in which its checkpoints would replace something else.
+def _copy(folder: Path, copy_to: Path, run: dict[str, Any]) -> None:
+    if not copy_to.is_dir():  # making it anew would fill another disk
+        raise FileNotFoundError(f"{copy_to} is gone")
+    copies = copies_of(run, copy_to)
+    with replacing(copies / folder.name, CHECKPOINT) as copy:
+        shutil.copytree(folder, copy, dirs_exist_ok=True, copy_function=shutil.copyfile)
+    _keep_newest(copies)
+
+
+def copies_of(run: dict[str, Any], copy_to: Path) -> Path:
+    """Give the folder for a run's copies: other runs' beside it stay as they are."""
+    identity = hashlib.sha256(json.dumps(_flat(run), sort_keys=True).encode()).hexdigest()
+    return copy_to / f"run-{identity[:12]}"
+
+
+def check_places(work: Path, copy_to: Path | None, resume: bool, needed: Iterable[str | Path]) -> None:
+    """Refuse, before a training begins, folders in which its checkpoints would be in the way.
 
     Parameters
     ----------
     work : Path
         The folder for checkpoints; without ``resume``, what an interrupted run left there is deleted.
     copy_to : Path or None
-        The folder for copies of them; other files may lie there as well, and no copy is deleted.
+        The folder for copies of them; other files may lie there as well.
     resume : bool
+    needed : iterable of str or Path
+        Folders that must hold nothing else, such as the adapter's.
 
     Raises
     ------
     ValueError
-        If there is something that is not a checkpoint of ours, or, without ``resume``, an older run's copies.
+        If there is something that is not a checkpoint of ours, or copies would be put into another folder of
+        the training.
     """
     if not resume:
         check_replaceable(work, CHECKPOINTS)
-    for folder in _checkpoints(copy_to):
-        check_replaceable(folder, CHECKPOINT)
-        if not resume:
-            raise ValueError(
-                f"{folder} is a copy from an earlier run. Go on from there (resume=True, --resume), or name "
-                "another folder for this run's copies."
-            )
+    for place in [] if copy_to is None else [work, *needed]:
+        if copy_to.resolve().is_relative_to(Path(place).resolve()):
+            raise ValueError(f"{copy_to} lies in {place}; name another folder for copies of checkpoints")
+
+
+@contextmanager
+def held(work: Path) -> Iterator[None]:
+    """Hold a folder of checkpoints: two trainings would delete each other's.
+
+    The lock is the file ``<work>.lock``, which says who holds it. A killed training's is taken over.
+
+    Raises
+    ------
+    ValueError
+        If another training holds it.
+    """
+    lock = work.with_name(f"{work.name}.lock")
+    me = psutil.Process()
+    mine = {"process": me.pid, "began": me.create_time(), "computer": platform.node()}
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        holder = read_json(lock)
+    except (FileNotFoundError, ValueError):  # none, or of a training that was killed while it wrote
+        holder = {}
+    here = holder.get("computer") == mine["computer"]
+    if holder and not (here and not _runs(holder)):
+        raise ValueError(
+            f"process {holder.get('process')} on {holder.get('computer')} trains into {work} since "
+            f"{time.ctime(lock.stat().st_mtime)}. Wait for it, or name another folder. If it is over, delete "
+            f"{lock}."
+        )
+    write_json(lock, mine)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+
+
+def _runs(holder: dict[str, Any]) -> bool:
+    """Say whether the process of a lock still runs; its number may be another one's by now."""
+    try:
+        return psutil.Process(holder.get("process")).create_time() == holder.get("began")
+    except psutil.Error:
+        return False
 
 
 def _keep_newest(place: Path) -> None:
@@ -97,44 +164,57 @@ def _keep_newest(place: Path) -> None:
         remove_ours(old, CHECKPOINT)
 
 
-def newest_complete(places: list[Path | None], run: dict[str, Any]) -> Path | None:
-    """Give the newest whole checkpoint in some folders, or None if there is none.
+def newest_complete(work: Path, copy_to: Path | None, run: dict[str, Any]) -> Path | None:
+    """Give a run's newest whole checkpoint, in its folder or among the copies, or None if there is none.
 
     A checkpoint that was cut off or damaged is passed over with a warning, and the one before it is taken.
 
     Raises
     ------
     ValueError
-        If it belongs to a run on other data, with another prompt, base model or other settings; what differs
-        is named.
+        If the one in ``work`` belongs to a run on other data, with another prompt, base model or other
+        settings; what differs is named.
     """
-    found = [folder for place in places for folder in _checkpoints(place)]
+    found = _checkpoints(work) + (_checkpoints(copies_of(run, copy_to)) if copy_to else [])
     for folder in sorted(found, key=_step, reverse=True):  # of two equal ones, the first place's
-        try:
-            content = read_json(folder / _MARKER)
-        except (FileNotFoundError, ValueError):
-            content = {"files": None}
+        content = _content(folder)
         if _digests(folder) != content["files"]:
             log.warning("%s is damaged, or was cut off while it was written; it is passed over", folder)
-            continue
-        before, now = _flat(content["run"]), _flat(run)
-        changes = [
-            f"{name} ({before.get(name)} then, {now.get(name)} now)"
-            for name in sorted(before | now)
-            if before.get(name) != now.get(name)
-        ]
-        if changes:
+        elif changes := _changes(content["run"], run):
             raise ValueError(
-                f"{folder} belongs to another run: {', '.join(changes)}. Resume with what it began with, or "
-                "give this run's adapter and copies another folder."
+                f"{folder} belongs to another run: {changes}. Resume with what it began with, or give this "
+                "run's adapter another folder."
             )
-        return folder
+        else:
+            return folder
+    if others := sorted(copy_to.glob(f"run-*/checkpoint-*/{_MARKER}")) if copy_to else []:
+        changes = _changes(_content(others[-1].parent)["run"], run)
+        log.warning("this run begins anew: %s is a copy of another run: %s", others[-1].parent, changes)
     return None
 
 
-def _checkpoints(place: Path | None) -> list[Path]:
+def _content(folder: Path) -> dict[str, Any]:
+    """Read the marker of a checkpoint: which run it belongs to, and the digests of its files."""
+    try:
+        content = read_json(folder / _MARKER)
+    except (FileNotFoundError, ValueError):
+        content = {}
+    run, files = content.get("run"), content.get("files")
+    return {"run": run, "files": files} if isinstance(run, dict) and run else {"run": {}, "files": None}
+
+
+def _changes(then: dict[str, Any], run: dict[str, Any]) -> str:
+    before, now = _flat(then), _flat(run)
+    return ", ".join(
+        f"{name} ({before.get(name)} then, {now.get(name)} now)"
+        for name in sorted(before | now)
+        if before.get(name) != now.get(name)
+    )
+
+
+def _checkpoints(place: Path) -> list[Path]:
     """Give the folders ``checkpoint-<step>`` of a place in order, but no copies like ``checkpoint-4 (1)``."""
-    found = [] if place is None else place.glob("checkpoint-*")
+    found = (path for path in place.glob("checkpoint-*") if path.is_dir())
     return sorted((path for path in found if path.name.removeprefix("checkpoint-").isdecimal()), key=_step)
 
 

@@ -9,6 +9,7 @@ From top to bottom: the loss, the trainer, its settings, what puts them together
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from . import base_model
 from .adapter import ADAPTER, Adapter, load_adapter, save_adapter
 from .calibration import HypnogramPrior
 from .callbacks import Clock, ProgressBar, Watch, training_curve
-from .checkpoints import CHECKPOINTS, MarkComplete, check_places, newest_complete
+from .checkpoints import CHECKPOINTS, MarkComplete, check_places, held, newest_complete
 from .settings import TrainingConfig, detect, launch, learning_rate_for
 from .teacher import TEACHER, Teacher
 from .training_texts import IGNORED, training_windows
@@ -343,36 +344,41 @@ def finetune(
     work = adapter.with_name(f"{adapter.name}-checkpoints")
     copies = None if copy_to is None else Path(copy_to)
     writes = launch().is_main_process  # of several processes, one
+    needed = [*filter(None, [config.base, config.start_from])]
     if writes:
-        check_replaceable(adapter, ADAPTER, filter(None, [config.base, config.start_from]))
-        check_places(work, copies, resume)
-    teacher = None
-    if taught:
-        with launch().main_process_first():  # the other processes load what the first has trained
-            teacher = Teacher.fit(
-                train_table,
-                spec,
-                adapter.with_name(f"{adapter.name}-teacher"),
-                margin_epochs=config.margin_epochs,
-                partial_share=config.partial_share,
-                hinted_share=config.hinted_share if spec.reads_hints else 0.0,
+        check_replaceable(adapter, ADAPTER, needed)
+        check_places(work, copies, resume, [adapter, *needed])
+    with held(work) if writes else nullcontext():
+        teacher = None
+        if taught:
+            with launch().main_process_first():  # the other processes load what the first has trained
+                teacher = Teacher.fit(
+                    train_table,
+                    spec,
+                    adapter.with_name(f"{adapter.name}-teacher"),
+                    margin_epochs=config.margin_epochs,
+                    partial_share=config.partial_share,
+                    hinted_share=config.hinted_share if spec.reads_hints else 0.0,
+                )
+        trainer = build_trainer(train_table, spec, config, work, teacher=teacher, copy_to=copies)
+        if watch and writes:
+            trainer.add_callback(Watch(watch))
+        if writes and not resume:
+            remove_ours(work, CHECKPOINTS)
+        checkpoint = newest_complete(work, copies, trainer.run) if resume else None
+        started = time.monotonic()
+        with base_model.quiet_libraries():
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        minutes = (time.monotonic() - started) / 60
+        if writes:
+            card, prior = (
+                training_record(trainer, train_table, minutes),
+                HypnogramPrior.from_table(train_table),
             )
-    trainer = build_trainer(train_table, spec, config, work, teacher=teacher, copy_to=copies)
-    if watch and writes:
-        trainer.add_callback(Watch(watch))
-    if writes and not resume:
-        remove_ours(work, CHECKPOINTS)
-    checkpoint = newest_complete([work, copies], trainer.run) if resume else None
-    started = time.monotonic()
-    with base_model.quiet_libraries():
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    minutes = (time.monotonic() - started) / 60
-    if writes:
-        card, prior = training_record(trainer, train_table, minutes), HypnogramPrior.from_table(train_table)
-        save_adapter(Adapter(trainer.model, trainer.processing_class, spec, prior, card), adapter)
-        remove_ours(work, CHECKPOINTS)
-        remove_ours(adapter.with_name(f"{adapter.name}-teacher"), TEACHER)
-    return training_curve(trainer.state)
+            save_adapter(Adapter(trainer.model, trainer.processing_class, spec, prior, card), adapter)
+            remove_ours(work, CHECKPOINTS)
+            remove_ours(adapter.with_name(f"{adapter.name}-teacher"), TEACHER)
+        return training_curve(trainer.state)
 
 
 def training_record(trainer: AnswerTrainer, train_table: pd.DataFrame, minutes: float) -> dict[str, Any]:

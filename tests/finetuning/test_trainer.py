@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from sleepstage.__main__ import main
 from sleepstage.dataset.digits import night_text
 from sleepstage.dataset.windows import cut_windows
 from sleepstage.finetuning.callbacks import Clock
+from sleepstage.finetuning.checkpoints import held
 from sleepstage.finetuning.settings import CPU, T4
 from sleepstage.finetuning.trainer import build_trainer, training_record
 from sleepstage.finetuning.training_texts import IGNORED, blurred
@@ -345,13 +347,81 @@ def test_a_copy_elsewhere_is_enough_to_go_on(table, spec, steady, straight, tmp_
     trainer.add_callback(Interrupt())
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
-    (drive / ".checkpoint-6-unfinished").mkdir()  # a copy that was cut off
-    (drive / "checkpoint-4 (1)").mkdir()  # what a Drive calls a copy
-    (drive / "thesis.txt").write_text("four years")
+    [copies] = drive.iterdir()
+    (copies / ".checkpoint-6-unfinished").mkdir()  # a copy that was cut off
+    others = {"checkpoint-4 (1)", "checkpoint-best", "checkpoint-4.zip", "thesis.txt"}  # a Drive's copy (1)
+    for name in others:
+        (copies / name).mkdir()
     resumed = ss.finetune(table, spec, steady, tmp_path / "new" / "adapter", resume=True, copy_to=drive)
     pd.testing.assert_frame_equal(resumed, straight[1])
-    others = {"checkpoint-4 (1)", "thesis.txt"}
-    assert {path.name for path in drive.iterdir()} == {"checkpoint-4", "checkpoint-6"} | others
+    assert {path.name for path in copies.iterdir()} == {"checkpoint-4", "checkpoint-6"} | others
+
+
+def test_runs_with_one_drive_keep_their_copies_apart(table, spec, steady, interrupted, tmp_path, caplog):
+    """The second run's are fewer and lower; and it says why it begins anew."""
+    drive = tmp_path / "drive"
+    ss.finetune(table, spec, steady, tmp_path / "one", copy_to=drive)
+    [first] = drive.iterdir()
+    before = {path: path.read_bytes() for path in first.rglob("*.*")}
+    other = replace(steady, n_steps=2, learning_rate=1e-4)
+    ss.finetune(table, spec, other, tmp_path / "two", copy_to=drive, resume=True)
+    assert "begins anew" in caplog.text and "learning_rate" in caplog.text
+    [second] = {*drive.iterdir()} - {first}
+    assert [path.name for path in second.iterdir()] == ["checkpoint-2"]
+    assert {path: path.read_bytes() for path in first.rglob("*.*")} == before
+
+
+def test_a_drive_that_vanishes_is_a_warning(table, spec, steady, straight, tmp_path, caplog):
+    class Vanish(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 3:
+                shutil.rmtree(tmp_path / "drive")
+
+    work = tmp_path / "adapter-checkpoints"
+    trainer = build_trainer(table, spec, steady, work, copy_to=tmp_path / "drive")
+    trainer.add_callback(Vanish())
+    trainer.train()
+    assert "checkpoint-4 was not copied" in caplog.text and "is gone" in caplog.text
+    assert trainer.state.global_step == 6 and not (tmp_path / "drive").exists()
+    assert (work / "checkpoint-6" / "complete.json").is_file()
+
+
+@pytest.mark.parametrize("inside", ["adapter", "adapter/copies", "adapter-checkpoints", "base"])
+def test_copies_into_another_folder_of_the_training_are_refused(
+    inside, table, spec, config, tmp_path, never_trains
+):
+    config = replace(config, base=str(tmp_path / "base"))
+    with pytest.raises(ValueError, match="name another folder for copies"):
+        ss.finetune(table, spec, config, tmp_path / "adapter", copy_to=tmp_path / inside)
+
+
+def test_two_trainings_on_one_folder_are_refused(table, spec, config, tmp_path, never_trains):
+    lock = tmp_path / "adapter-checkpoints.lock"
+    with held(tmp_path / "adapter-checkpoints"):
+        with pytest.raises(
+            ValueError, match=rf"process {os.getpid()} on .* trains into .*adapter-checkpoints"
+        ):
+            ss.finetune(table, spec, config, tmp_path / "adapter")
+        holder = json.loads(lock.read_text())
+    assert not lock.exists()
+    for wrong in ({"began": 1.0}, {"process": 2**22 + 1}):  # it was killed
+        lock.write_text(json.dumps(holder | wrong))
+        with held(tmp_path / "adapter-checkpoints"):
+            assert json.loads(lock.read_text()) == holder
+    lock.write_text(json.dumps(holder | {"computer": "another"}))
+    with pytest.raises(ValueError, match=r"on another trains into .*delete .*lock"):
+        ss.finetune(table, spec, config, tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("marker", ["[]", "{}", '{"files": null}', '{"run": 5, "files": {}}', "{"])
+def test_a_marker_that_says_nothing_is_passed_over(
+    marker, table, spec, steady, straight, interrupted, caplog
+):
+    (interrupted / "checkpoint-4" / "complete.json").write_text(marker)
+    (interrupted / "checkpoint-9").touch()  # no folder
+    resumed = ss.finetune(table, spec, steady, interrupted.with_name("adapter"), resume=True)
+    assert "checkpoint-4" in caplog.text and "passed over" in caplog.text
+    pd.testing.assert_frame_equal(resumed, straight[1])
 
 
 def test_the_newest_checkpoints_are_kept_though_the_clock_was_set_back(table, spec, steady, tmp_path):
@@ -410,21 +480,12 @@ def test_another_tools_checkpoints_are_not_deleted(table, spec, config, tmp_path
     weights.touch()
     with pytest.raises(ValueError, match="sleepstage wrote"):
         ss.finetune(table, spec, config, tmp_path / "adapter")
-    with pytest.raises(ValueError, match="sleepstage wrote"):
-        ss.finetune(table, spec, config, tmp_path / "new", resume=True, copy_to=weights.parent.parent)
     assert weights.is_file()
 
 
 def test_an_interrupted_runs_checkpoints_give_way_to_a_new_run(table, spec, steady, interrupted):
     ss.finetune(table, spec, replace(steady, n_steps=1), interrupted.with_name("adapter"))
     assert not interrupted.exists()
-
-
-def test_an_earlier_runs_copies_are_kept(table, spec, steady, interrupted, tmp_path):
-    """Of a new run's copies beside them, those with lower numbers would be deleted at once."""
-    with pytest.raises(ValueError, match="copy from an earlier run.*--resume"):
-        ss.finetune(table, spec, steady, tmp_path / "new", copy_to=interrupted)
-    assert {path.name for path in interrupted.iterdir()} == {"checkpoint-2", "checkpoint-4"}
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(table, spec, steady, tmp_path):
