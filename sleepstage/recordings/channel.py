@@ -9,6 +9,7 @@ import gzip
 import os
 import re
 import struct
+import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
@@ -34,32 +35,60 @@ _LONGEST_PAUSE_S = 86_400  # what is longer is a wrong date
 
 _MAX_TAGS = 1_000_000  # of a FIF file: one for each buffer of samples, and some hundred others
 
+# To be run in a process of its own. An error that Python can raise is MNE's to explain.
+_LOAD_MATLAB = """
+import sys
+import scipy.io
+try:
+    import resource
+    now = 4096 * int(open("/proc/self/statm").read().split()[0])
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (now + int(sys.argv[2]), hard))
+except (ImportError, OSError, ValueError):  # not on Linux, or the limit is lower already
+    pass
+try:
+    scipy.io.loadmat(sys.argv[1], struct_as_record=False, squeeze_me=True)
+except MemoryError:
+    sys.exit(1)
+except Exception:
+    pass
+"""
+
 _NEW_SEGMENT = re.compile(r"^Mk\d+=New Segment,[^,\n]*,(\d+),[^,\n]*,[^,\n]*,?(\d*)\s*$", re.MULTILINE)
 _NAMED_FILE = re.compile(r"^\s*(Data|Marker)File\s*[=:]\s*(.*?)\s*$", re.MULTILINE | re.IGNORECASE)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Channel:
     """One channel of a recording, at the rate of its file.
 
     Attributes
     ----------
+    path : pathlib.Path
+        The file, ``"unnamed"`` if there is none.
     signal_uv : numpy.ndarray, float32, shape (n_times,)
         In microvolts; NaN where the recording was paused.
     sfreq_hz : float
     start : datetime.datetime or None
         When the first sample was taken: the recorder's local clock, labelled as UTC.
-    path : pathlib.Path
-        The file, ``"unnamed"`` if there is none.
+    events : list of Event
+        Annotations; their onsets count from the first sample, pauses left out.
+    pauses : dict of int to float
+        What the file says beside its events: how many seconds are missing before a sample; NaN if unknown.
     notes : list of str
         What is unusual about the file.
+    cut_s : float
+        Where MNE has cut the events; one that reaches until there may have lasted longer.
     """
 
+    path: Path
     signal_uv: NDArray[np.float32]
     sfreq_hz: float
     start: datetime | None
-    path: Path
+    events: list[Event]
+    pauses: dict[int, float]
     notes: list[str]
+    cut_s: float = np.inf
 
 
 def read_channel(psg: str | Path | mne.io.BaseRaw, channel: str, gain: float) -> Channel:
@@ -90,13 +119,15 @@ def read_channel(psg: str | Path | mne.io.BaseRaw, channel: str, gain: float) ->
         source = _of_raw(psg, channel, Path(psg.filenames[0] or "unnamed"))
     else:
         source = _of_file(Path(psg), channel)
-    signal_uv, missing_s = _by_the_clock(source)
-    notes = source.notes
-    if missing_s:
-        notes.append(f"the recording was paused: {missing_s:g} s are missing; by the clock, they are NaN")
-    for note in notes:
+    source.signal_uv = np.float32(gain) * source.signal_uv
+    if missing_s := _lay_by_the_clock(source):
+        said = f"the recording was paused: {missing_s:g} s are missing; by the clock, they are NaN"
+        source.notes.append(said)
+    if source.start is not None and not 1900 <= source.start.year <= 2100:
+        raise ValueError(f"{source.path} began in {source.start.year} by its header. Correct the date.")
+    for note in source.notes:
         warn(f"{source.path}: {note}.")
-    return Channel(signal_uv * np.float32(gain), source.sfreq_hz, source.start, source.path, notes)
+    return source
 
 
 def warn(message: str) -> None:
@@ -108,31 +139,7 @@ def warn(message: str) -> None:
     warnings.warn(message, stacklevel=level)
 
 
-@dataclass
-class _Stored:
-    """A channel as its file stores it: without pauses, and what is known about them.
-
-    Attributes
-    ----------
-    events : list of Event
-        The onsets count from the first sample, pauses left out.
-    pauses : dict of int to float
-        What the file says beside its events: how many seconds are missing before a sample; NaN if unknown.
-    cut_s : float
-        Where MNE has cut the events; what reaches until there may have lasted longer.
-    """
-
-    path: Path
-    signal_uv: NDArray[np.float32]
-    sfreq_hz: float
-    start: datetime | None
-    events: list[Event]
-    pauses: dict[int, float]
-    notes: list[str]
-    cut_s: float = np.inf
-
-
-def _of_file(path: Path, channel: str) -> _Stored:
+def _of_file(path: Path, channel: str) -> Channel:
     # EDF, BrainVision, EEGLAB, MNE's own, GDF and Neuroscan. MNE reads more, but by endings (.txt, .dat,
     # .mat) that say little about what is inside.
     suffixes = (*SUFFIXES, ".vhdr", ".set", ".fif", ".fif.gz", ".gdf", ".cnt")
@@ -140,9 +147,11 @@ def _of_file(path: Path, channel: str) -> _Stored:
         raise ValueError(f"{path} ends in {path.suffix!r}, expected one of {', '.join(suffixes)}.")
     if path.suffix.lower() in SUFFIXES:
         return _of_edf(path, channel)
-    _check_named_files(path)
+    markers = _marker_files(path) if path.suffix.lower() == ".vhdr" else []
     if ".fif" in path.name.lower():
         _check_tags(path)
+    if path.suffix.lower() == ".set":
+        _check_matlab(path)
     with _explaining_damage(path):
         raw = mne.io.read_raw(path, verbose="error")
     _check_beside(path, raw.filenames)
@@ -151,16 +160,16 @@ def _of_file(path: Path, channel: str) -> _Stored:
         # In a Raw, MNE cuts annotations where the samples end; in the file, a pause has its whole length.
         with _explaining_damage(path):
             stored.events, stored.cut_s = _events(mne.read_annotations(path)), np.inf
-    if path.suffix.lower() == ".vhdr":
-        stored.pauses = _pauses_of_brainvision(path, stored.sfreq_hz)
+    if markers:
+        stored.pauses = _pauses_of_brainvision(markers, stored.sfreq_hz)
     return stored
 
 
-def _of_edf(path: Path, channel: str) -> _Stored:
+def _of_edf(path: Path, channel: str) -> Channel:
     edf = EdfFile(path)
     _check_channel(channel, edf.channels, path)
     signal_uv, sfreq_hz = edf.signal_uv(channel)
-    present_s, announced_s = edf.length_s()
+    present_s, announced_s = (n_records * edf.record_s for n_records in edf.n_records())
     start, first_s = edf.stated_start, edf.first_onset_s
     said = {
         f"the file holds {present_s:.0f} s of the {announced_s:.0f} s that its header announces: the "
@@ -174,18 +183,14 @@ def _of_edf(path: Path, channel: str) -> _Stored:
     for event in edf.events():
         record = max(0, int(np.searchsorted(begins_s, event.onset_s, "right")) - 1)
         events.append(event._replace(onset_s=record * edf.record_s + event.onset_s - begins_s[record]))
-    return _Stored(
-        path=path,
-        signal_uv=signal_uv,
-        sfreq_hz=sfreq_hz,
-        start=start and start + timedelta(seconds=first_s),
-        events=events,
-        pauses=_pauses_of_edf(edf, sfreq_hz),
-        notes=[note for note, is_so in said.items() if is_so],
+    notes, start = (
+        [note for note, is_so in said.items() if is_so],
+        start and start + timedelta(seconds=first_s),
     )
+    return Channel(path, signal_uv, sfreq_hz, start, events, _pauses_of_edf(edf, sfreq_hz), notes)
 
 
-def _of_raw(raw: mne.io.BaseRaw, channel: str, path: Path) -> _Stored:
+def _of_raw(raw: mne.io.BaseRaw, channel: str, path: Path) -> Channel:
     _check_channel(channel, raw.ch_names, path)
     sfreq_hz, start = raw.info["sfreq"], raw.info["meas_date"]
     if raw.n_times > MAX_SAMPLES:
@@ -202,13 +207,12 @@ def _of_raw(raw: mne.io.BaseRaw, channel: str, path: Path) -> _Stored:
             start += timedelta(seconds=edf.first_onset_s)
     if start is not None:  # in MNE's own format, the measurement may have begun before the first sample
         start += timedelta(seconds=raw.first_time)
-    events = [event._replace(onset_s=event.onset_s - raw.first_time) for event in _events(raw.annotations)]
-    return _Stored(path, signal_uv, sfreq_hz, start, events, pauses, [], (raw.n_times - 0.5) / sfreq_hz)
+    events, cut_s = _events(raw.annotations, raw.first_time), (raw.n_times - 0.5) / sfreq_hz
+    return Channel(path, signal_uv, sfreq_hz, start, events, pauses, [], cut_s)
 
 
-def _events(annotations: mne.Annotations) -> list[Event]:
-    """Whose onsets count from where they count in MNE."""
-    return [Event(note["onset"], note["duration"], note["description"]) for note in annotations]
+def _events(annotations: mne.Annotations, first_s: float = 0.0) -> list[Event]:
+    return [Event(note["onset"] - first_s, note["duration"], note["description"]) for note in annotations]
 
 
 def _check_channel(channel: str, present: list[str], path: Path) -> None:
@@ -217,24 +221,19 @@ def _check_channel(channel: str, present: list[str], path: Path) -> None:
         raise ValueError(f"{path} has no channel {channel!r}. Present: {names}. Pass one as `channel`.")
 
 
-def _check_named_files(header: Path) -> None:
-    """Refuse a BrainVision header that names files elsewhere, or a pipe, which would never end."""
-    if header.suffix.lower() != ".vhdr":
-        return
-    for _, name in _named_files(header):
-        place = header.parent / name
-        if Path(name).name != name or (place.exists() and not place.is_file()):
-            raise ValueError(
-                f"{header} names the file {name!r}, expected a file beside it, by its name alone."
-            )
-
-
-def _named_files(header: Path) -> list[tuple[str, str]]:
-    """Give the kinds and names of a BrainVision header's files."""
+def _marker_files(header: Path) -> list[Path]:
+    """Where a BrainVision header's markers may be; refuse one that names files elsewhere, or a pipe."""
     if header.stat().st_size > 10_000_000:
         raise ValueError(f"{header} is larger than 10 MB, expected a header: a few lines for each channel.")
     text = header.read_text(encoding="utf-8", errors="surrogateescape")
-    return [(kind.lower(), name) for kind, name in _NAMED_FILE.findall(text)]
+    named = [(kind.lower(), header.parent / name) for kind, name in _NAMED_FILE.findall(text)]
+    for _, place in named:
+        if place != header.with_name(place.name) or (place.exists() and not place.is_file()):
+            raise ValueError(
+                f"{header} names the file {str(place)!r}, expected a file beside it, by its name alone."
+            )
+    markers = [place for kind, place in named if kind == "marker"]
+    return [*markers, header.with_suffix(".vmrk")] if markers else []  # as MNE looks for it
 
 
 def _check_tags(path: Path) -> None:
@@ -251,6 +250,20 @@ def _check_tags(path: Path) -> None:
                 raise ValueError(f"what follows on byte {at} is {size} bytes long, and then byte {following}")
             at = following or at + 16 + size
         raise ValueError(f"it has more than {_MAX_TAGS} tags")
+
+
+def _check_matlab(path: Path) -> None:
+    """Refuse a MATLAB file that makes scipy crash, or that asks for far more memory than it has bytes."""
+    allowed = 500_000_000 + 20 * path.stat().st_size
+    command = [sys.executable, "-c", _LOAD_MATLAB, str(path), str(allowed)]
+    try:
+        is_harmless = subprocess.run(command, capture_output=True, timeout=60).returncode == 0
+    except subprocess.TimeoutExpired:
+        is_harmless = False
+    if not is_harmless:
+        raise ValueError(
+            f"{path} is probably damaged: MATLAB's format in it states false sizes. Fetch it again."
+        )
 
 
 def _check_beside(path: Path, files: tuple[Path | None, ...]) -> None:
@@ -276,8 +289,8 @@ def _explaining_damage(path: Path) -> Iterator[None]:
         raise ValueError(f"{path} {cause}; or export it as EDF where it was made. ({said})") from error
 
 
-def _by_the_clock(stored: _Stored) -> tuple[NDArray[np.float32], float]:
-    """Put NaN where a recording was paused, (n_times and what is missing,); and say how many seconds."""
+def _lay_by_the_clock(stored: Channel) -> float:
+    """Put NaN where a recording was paused, and say how many seconds."""
     n_times, sfreq_hz = len(stored.signal_uv), stored.sfreq_hz
     lost = np.zeros(n_times, dtype=bool)
     for onset_s, duration_s, text in stored.events:
@@ -297,18 +310,19 @@ def _by_the_clock(stored: _Stored) -> tuple[NDArray[np.float32], float]:
     # Rounded as a sum: the rounding of hundreds of pauses must not add up.
     n_missing = np.diff(np.rint(sfreq_hz * np.cumsum([0.0, *pauses.values()])).astype(int))
     stored.signal_uv[lost] = np.nan
-    places = np.repeat(np.fromiter(pauses, int), n_missing)
-    signal_uv = np.insert(stored.signal_uv, places, np.nan) if len(places) else stored.signal_uv
-    return signal_uv, float(lost.sum() + n_missing.sum()) / sfreq_hz
+    if len(n_missing):
+        places = np.repeat(np.fromiter(pauses, int), n_missing)
+        stored.signal_uv = np.insert(stored.signal_uv, places, np.nan)
+    return float(lost.sum() + n_missing.sum()) / sfreq_hz
 
 
-def _sample(onset_s: float, stored: _Stored) -> int:
+def _sample(onset_s: float, stored: Channel) -> int:
     """The first sample at an event's time or after it; EEGLAB's boundaries lie between two."""
     last_s = len(stored.signal_uv) / stored.sfreq_hz  # a time beyond may be any number
     return int(np.ceil(np.round(min(max(onset_s, 0.0), last_s) * stored.sfreq_hz, 3)))
 
 
-def _pauses_told(stored: _Stored) -> dict[int, float]:
+def _pauses_told(stored: Channel) -> dict[int, float]:
     """Find the pauses that events tell: how many seconds are missing before a sample; NaN if unknown."""
     pauses: dict[int, float] = {}
     numbers = _SEAM_NUMBERS.get(stored.path.suffix.lower(), ())
@@ -337,10 +351,8 @@ def _check_pause(lost_s: float, at_s: float, path: Path) -> None:
     )
 
 
-def _pauses_of_brainvision(header: Path, sfreq_hz: float) -> dict[int, float]:
-    """Find the pauses from the dates of the segments in the marker file."""
-    places = [header.parent / name for kind, name in _named_files(header) if kind == "marker"]
-    places += [header.with_suffix(".vmrk")] if places else []  # as MNE looks for it
+def _pauses_of_brainvision(places: list[Path], sfreq_hz: float) -> dict[int, float]:
+    """Find the pauses from the dates of the segments in the first marker file that is there."""
     markers = next((place.read_text(encoding="latin-1") for place in places if place.is_file()), "")
     segments = {int(position) - 1: date for position, date in _NEW_SEGMENT.findall(markers)}
     dates = pd.Series(segments, dtype=str).sort_index()

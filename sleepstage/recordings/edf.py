@@ -165,12 +165,10 @@ class EdfFile:
             self._refuse("first record's time", first_s, "seconds from the header's start, at most a day")
         return first_s
 
-    def length_s(self) -> tuple[float, float]:
-        """How many seconds of records the file holds, and how many its header announces (NaN if unknown)."""
+    def n_records(self) -> tuple[int, float]:
+        """How many data records the file holds, and how many its header announces (NaN if unknown)."""
         announced = self._number("number of data records", self._header[236:244])
-        return self._records().shape[
-            0
-        ] * self.record_s, announced * self.record_s if announced >= 0 else np.nan
+        return len(self._records()), announced if announced >= 0 else np.nan
 
     def signal_uv(self, channel: str) -> tuple[NDArray[np.float32], float]:
         """Read one channel in µV, (n_times,), and its sampling rate in Hz."""
@@ -219,10 +217,7 @@ class EdfFile:
 
     def check_annotations(self) -> None:
         """Refuse annotations that are damaged or cut off: where they are stages, none may be lost."""
-        present, announced = (
-            len(self._records()),
-            self._number("number of data records", self._header[236:244]),
-        )
+        present, announced = self.n_records()
         if present < announced:
             raise ValueError(
                 f"{self.path} is truncated: it holds {present} of the {announced:g} data records that its "

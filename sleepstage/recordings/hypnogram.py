@@ -42,8 +42,6 @@ _MAX_BYTES = 4_000_000  # of a text: MAX_EVENTS lines of 40 characters
 # What a column of stages may be called; of several, the first. The last two: BIDS's events, MNE's.
 _STAGE_COLUMNS = ("stage", "stages", "sleep_stage", "trial_type", "description")
 
-_TIMES = {"onset", "duration"}
-
 # Annotations beside the stages that may stand where no stage does.
 _BESIDE = re.compile(r"lights|recording|arousal|apn|desat|limb|leg|snor|artifact", re.IGNORECASE)
 
@@ -132,8 +130,7 @@ def align_stages(
     n_outside = spans["epochs"][spans["code"] >= 0].sum() - seconds[: len(STAGES)].sum() / EPOCH_S
     numbers = spans["text"].map(number_in).astype(float)
     said = {
-        f"{n_filled} durations are missing: each of these stages lasts until the next one begins": n_filled
-        > 0,
+        f"{n_filled} durations are missing: these stages last until the next one begins": n_filled > 0,
         f"its epochs last {length_s} s: each of 30 s has the stage that fills most of it": length_s < EPOCH_S,
         f"{np.ceil(n_outside - 1e-6):.0f} epochs are scored before the signal's first or after its last "
         "whole epoch: ignored": n_outside > 1e-6,
@@ -191,10 +188,10 @@ def _of_text(path: Path, n_epochs: int, lights_off_s: float | None) -> list[Even
         raise ValueError(f"{path} is no table ({error}). Save the hypnogram as text again.") from error
     names = [cell.lower() for cell in rows[0]] if rows else []
     stage_column = next((name for name in _STAGE_COLUMNS if name in names), None)
-    is_timed = not _TIMES.isdisjoint(names)
-    if stage_column is None and not is_timed and len(rows) == 1:  # all in one line
-        cells = lines[0].split() if all(number_in(cell) is not None for cell in lines[0].split()) else rows[0]
-        return _without_times(list(filter(None, cells)), n_epochs, lights_off_s, path)
+    is_timed = "onset" in names or "duration" in names
+    if stage_column is None and not is_timed and len(rows) == 1:  # all in one line, perhaps with spaces
+        cells = lines[0].split()
+        rows = [[cell] for cell in (cells if None not in map(number_in, cells) else rows[0]) if cell]
     if stage_column is None and not is_timed and all(len(row) == 1 for row in rows):
         return _without_times([row[0] for row in rows], n_epochs, lights_off_s, path)
     if stage_column is None or (is_timed and "onset" not in names):
@@ -206,9 +203,6 @@ def _of_text(path: Path, n_epochs: int, lights_off_s: float | None) -> list[Even
         if len(row) < len(names):
             raise ValueError(f"{path}, line {line}: expected {len(names)} cells as in the first line.")
     column = {name: [row[place] for row in rows[1:]] for place, name in enumerate(names)}
-    if delimiter != ",":  # where a comma is not that, it may be a decimal point
-        for name in _TIMES & set(names):
-            column[name] = [cell.replace(",", ".") for cell in column[name]]
     if not is_timed:
         epochs = [number_in(cell) for cell in column.get("epoch", ())]
         if epochs and epochs != list(range(epochs[0] or 0, (epochs[0] or 0) + len(epochs))):
@@ -311,9 +305,8 @@ def _complete(spans: pd.DataFrame, signal_s: float, path: Path) -> int:
         duration_s = np.where(is_missing, np.append(steps_s, last_s), duration_s)
     spans["duration_s"] = np.nan_to_num(duration_s)  # without one, the last is the hypnogram's end
     spans["end_s"] = onset_s + spans["duration_s"]
-    for before in np.flatnonzero(np.minimum(steps_s, onset_s[1:] + _TOLERANCE_S - spans["end_s"][:-1]) <= 0)[
-        :1
-    ]:
+    overlaps = np.flatnonzero((steps_s <= 0) | (spans["end_s"][:-1] > onset_s[1:] + _TOLERANCE_S))
+    for before in overlaps[:1]:
         raise ValueError(
             f"{path}: {spans['text'][before + 1]!r} begins at {onset_s[before + 1]:g} s, expected "
             f"{spans['end_s'][before]:g} s or later, where {spans['text'][before]!r} ends. If two people "

@@ -65,7 +65,7 @@ def check_possible(night):
     live = np.ptp(night.eeg_uv[~lost], axis=1)
     assert not (live > 0).any() or 1 <= np.median(live[live > 0]) <= 5000
     assert night.start is None or (
-        1900 < night.start.year < 2100 and len(night.clock_times()) == night.n_epochs
+        1900 <= night.start.year <= 2100 and len(night.clock_times()) == night.n_epochs
     )
     if night.stages is not None:
         assert night.stages.shape == (night.n_epochs,) and set(night.stages.tolist()) <= {-1, 0, 1, 2, 3, 4}

@@ -232,7 +232,7 @@ def test_bids(tmp_path):
         "onset,stage\n0,W\n300,N2\n",  # durations that are missing
         "onset,duration,stage\n0,n/a,W\n300,,N2\n",
         "onset,duration,stage\n" + "".join(f"{30 * k},nan,{'W' if k < 10 else 'N2'}\n" for k in range(20)),
-        "onset;duration;stage\n0,0;300,0;W\n300,0;300,0;N2\n",  # commas in numbers
+        "onset;duration;stage\n0;300.0;W\n300;300.0;N2\n",
         ",Stage,Confidence\n"
         + "".join(f"{k},{'W' if k < 10 else 'N2'},0.9\n" for k in range(20)),  # yasa #168
         "epoch,stage\n" + "".join(f"{k},{'W' if k <= 10 else 'N2'}\n" for k in range(1, 21)),
