@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -202,7 +202,7 @@ def training_arguments(config: TrainingConfig, work: str | Path) -> SFTConfig:
         max_steps=config.n_steps,
         per_device_train_batch_size=config.windows_per_batch,
         gradient_accumulation_steps=config.batches_per_step,
-        learning_rate=config.learning_rate,
+        learning_rate=cast(float, config.learning_rate),  # build_trainer has chosen one
         warmup_steps=config.warmup_steps,
         **detect().trainer_settings(),
         max_length=None,  # trl's default would cut texts at 1,024 tokens without a word
@@ -384,6 +384,7 @@ def finetune(
 def training_record(trainer: AnswerTrainer, train_table: pd.DataFrame, minutes: float) -> dict[str, Any]:
     """Give what ``train.json`` says about a run."""
     config, scored = trainer.config, train_table["stage"][train_table["stage"] != UNSCORED]
+    schedule: Any = trainer.lr_scheduler  # stands still when the gradient scaler skips a step
     return {
         "base": config.base,
         **trainer.run["base"],
@@ -395,7 +396,7 @@ def training_record(trainer: AnswerTrainer, train_table: pd.DataFrame, minutes: 
         "settings": asdict(config),
         "processes": launch().num_processes,
         "steps": trainer.state.global_step,
-        "skipped_steps": trainer.state.global_step - trainer.lr_scheduler.last_epoch,  # gradients overflowed
+        "skipped_steps": trainer.state.global_step - schedule.last_epoch,
         "minutes": round(minutes, 2),
         "curve": training_curve(trainer.state).to_dict("records"),
         "taught": trainer.run["teacher"] is not None,
