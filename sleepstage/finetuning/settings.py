@@ -4,6 +4,7 @@ Nothing else in the package asks what the machine is. A preset is chosen by :fun
 the same for all of them.
 """
 
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -62,7 +63,8 @@ class TrainingConfig:
         for setting in fields(self):
             value, span = getattr(self, setting.name), _RANGES.get(setting.name)
             if span and not (value is None and setting.default is None):
-                check_number(value, setting.name, *span, whole=isinstance(setting.default, int))
+                low, high = (*span, math.inf)[:2]
+                check_number(value, setting.name, low, high, whole=isinstance(setting.default, int))
         if len(self.class_weights) != len(STAGES):
             raise ValueError(
                 f"got {len(self.class_weights)} class weights, expected one for each of {STAGES}"
