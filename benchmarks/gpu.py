@@ -42,6 +42,7 @@ from transformers import (
 import sleepstage as ss
 from sleepstage.finetuning import base_model, memory_plan, settings, trainer
 from sleepstage.finetuning.settings import AMPERE, CPU, LLAMA_3B, REPEATED_KEYS, T4, Preset
+from sleepstage.staging import stager
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda:0" if CUDA else "cpu"
@@ -118,7 +119,7 @@ class Checks:
 
 def use(preset: Preset) -> None:
     """Make the package take this preset for the machine's own, and the card as small as the preset's."""
-    for module in (settings, base_model, trainer):
+    for module in (settings, base_model, trainer, stager):
         module.detect = lambda: preset  # type: ignore[attr-defined]
     if CUDA:
         newer = preset.dtype is not torch.float16  # a T4 has neither kernel
