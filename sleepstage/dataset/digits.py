@@ -167,17 +167,19 @@ class PromptSpec:
         """Take the cut points of the cohort digits from a training table.
 
         A window ends where an epoch is missing. If half of the table's epochs stand in runs shorter than the
-        window, it becomes as short as they are, and a warning says so: its other lines would be empty.
+        window, it becomes as short as they are, and a warning says so: its other lines would be empty. The
+        examples before it become fewer in proportion.
 
         Raises
         ------
         ValueError
             If the table lacks a column, or a column has no value at all.
         """
-        lengths = [run.stop - run.start for run in consecutive_runs(train_table)]
+        lengths = [run.stop - run.start for run in consecutive_runs(train_table)] or [cls.window]
         usual = int(np.median(np.repeat(lengths, lengths)))  # half of the epochs stand in runs of this length
         if "window" not in settings and usual < cls.window:
             settings["window"] = max(usual, settings.get("look_ahead", cls.look_ahead) + 1)
+            settings.setdefault("examples", settings["window"] * cls.examples // cls.window)
             warnings.warn(
                 f"half of the epochs stand in runs of at most {usual} without a gap, so a text has "
                 f"{settings['window']} lines instead of {cls.window}, and the model sees few neighbours. If "

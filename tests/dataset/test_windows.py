@@ -53,12 +53,17 @@ def test_windows_are_no_longer_than_runs_of_epochs(kept, settings, window, smoll
     whole = pd.DataFrame({"x": np.random.default_rng(0).random(400)}, index).assign(stage=0)
     table = whole[np.resize(kept, 400).astype(bool)]
     spec = PromptSpec.fit(table, [Digit("x")], **settings)
-    assert spec.window == window
+    assert (spec.window, spec.examples) == (window, 20 if window >= 40 else 0)
     told = [str(warning.message) for warning in recwarn if "gap" in str(warning.message)]
     assert len(told) == (window < 40)
     assert all(f"runs of at most {sum(kept)}" in text for text in told)
     (windows,) = covering_windows(table, spec, smollm2_tokenizer, spec.default_stride)
     assert set(windows.epochs[windows.epochs >= 0]) == set(range(len(table)))
+    if spec.reads_hints:
+        known = np.where(np.arange(len(table)) % 4, -1, table["stage"])
+        hinted = covering_windows(table, spec, smollm2_tokenizer, spec.default_stride, known)
+        answered = np.concatenate([part.epochs.ravel() for part in hinted])
+        assert set(answered[answered >= 0]) == set(np.flatnonzero(known < 0))
 
 
 @pytest.mark.parametrize("n_epochs", LENGTHS)
