@@ -31,7 +31,7 @@ _MONTHS = "JAN FEB MAR APR MAY JUN JUL AUG SEP OCT NOV DEC".split()
 _FULL_DATE = re.compile(rf"Startdate (\d\d)-({'|'.join(_MONTHS)})-(\d{{4}})\b", re.ASCII | re.IGNORECASE)
 
 # A time-stamped list: an onset, perhaps a duration, then texts. The first onset in a record is its time.
-_LIST = re.compile(rb"([+-]\d+\.?\d*)(?:\x15(\d+\.?\d*))?\x14((?:[^\x14\0]*\x14)*)\0+")
+_LIST = re.compile(rb"([+-]\d+\.?\d*)(?:\x15(\d+\.?\d*))?\x14((?:[^\x14\0]*\x14)*)(?:\0+|\Z)")
 _RECORD_TIME = re.compile(rb"([+-]\d+\.?\d*(?:e[+-]?\d+)?)[\x14\x15]")
 
 # Microvolts in ASCII, Latin-1 and, as Latin-1 shows it, UTF-8 (micro sign and Greek mu). The rest is volts.

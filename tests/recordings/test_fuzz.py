@@ -283,11 +283,11 @@ def test_damaged_recordings(tmp_path, name):
     n_read = 0
     for seed in range(N_MUTATIONS):
         target, whole = damage(path, seed)
-        for hypnogram in (None, tmp_path / "h.edf"):
-            night = tried(read_recording, path, hypnogram, wake_margin_min=None)
-            if night is not None:
-                check_possible(night)
-                n_read += 1
+        hypnogram = tmp_path / "h.edf" if seed % 2 else None
+        night = tried(read_recording, path, hypnogram, wake_margin_min=None)
+        if night is not None:
+            check_possible(night)
+            n_read += 1
         target.write_bytes(whole)
     assert n_read > 0
 
