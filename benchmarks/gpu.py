@@ -390,7 +390,10 @@ def main() -> None:
             num_key_value_heads=2,
             tie_word_embeddings=True,
         )
-    old, new, many = (T4, AMPERE, 16) if CUDA else (CPU, CPU, 3)
+    as_t4 = replace(
+        CPU, attention=T4.attention, optimizer=T4.optimizer, gradient_checkpointing=T4.gradient_checkpointing
+    )
+    old, new, many = (T4, AMPERE, 16) if CUDA else (as_t4, CPU, 3)
     cases: dict[str, dict[str, Any]] = {
         "causal, resumed": {"spec": causal, "preset": old, "n_steps": 8, "resume": True},
         "bidirectional, resumed": {"spec": spec, "preset": old, "n_steps": 8, "resume": True},

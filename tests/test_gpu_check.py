@@ -23,7 +23,11 @@ def test_the_check_that_a_gpu_runs_passes_on_a_cpu(tmp_path, smollm2_tokenizer):
     assert done.returncode == 0 and len(checks) == 11
     for name in ("causal, resumed", "bidirectional, resumed"):
         assert checks[name]["resumed_differs_by"] == 0
-    assert checks["bidirectional, shared keys"]["losses"][0] == checks["ampere"]["losses"][0]
+    first = [
+        checks[name]["losses"][0]
+        for name in ("bidirectional, resumed", "bidirectional, shared keys", "ampere")
+    ]
+    assert max(first) - min(first) < 1e-3  # neither attention nor checkpointing changes what is computed
     merged = checks["finetune, stage, merge"]
     assert merged["differs_by_32_windows"] < 1e-3 and merged["differs_merged_from_dequantized"] < 1e-3
     table = (tmp_path / "summary.md").read_text(encoding="utf-8").splitlines()
