@@ -128,6 +128,8 @@ _READ_HEADER = {
 def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
     with archive.open(member) as file:
         shape, _, dtype = _READ_HEADER[np.lib.format.read_magic(file)](file)
+    if dtype.kind not in "biufSU":
+        raise ValueError(f"{member.filename} is of type {dtype}, expected numbers or text")
     if math.prod(shape) * max(1, dtype.itemsize) > member.file_size:  # numpy would ask for all of it at once
         raise ValueError(f"{member.filename} is said to have the shape {shape} and is smaller")
     with archive.open(member) as file:
