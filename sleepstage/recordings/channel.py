@@ -35,10 +35,14 @@ _LONGEST_PAUSE_S = 86_400  # what is longer is a wrong date
 
 _MAX_TAGS = 1_000_000  # of a FIF file: one for each buffer of samples, and some hundred others
 
-# To be run in a process of its own. An error that Python can raise is MNE's to explain.
-_LOAD_MATLAB = """
+# Readers that a damaged file makes crash, or ask for all memory or time: they are tried in a process of their
+# own. An error that Python can raise is MNE's to explain.
+_RISKY = {
+    ".set": "import scipy.io\nload = lambda path: scipy.io.loadmat(path, struct_as_record=False)",
+    ".gdf": "from mne.io import read_raw_gdf as load",
+}
+_TRY = """
 import sys
-import scipy.io
 try:
     import resource
     now = 4096 * int(open("/proc/self/statm").read().split()[0])
@@ -47,7 +51,7 @@ try:
 except (ImportError, OSError, ValueError):  # not on Linux, or the limit is lower already
     pass
 try:
-    scipy.io.loadmat(sys.argv[1], struct_as_record=False, squeeze_me=True)
+    load(sys.argv[1])
 except MemoryError:
     sys.exit(1)
 except Exception:
@@ -150,8 +154,8 @@ def _of_file(path: Path, channel: str) -> Channel:
     markers = _marker_files(path) if path.suffix.lower() == ".vhdr" else []
     if ".fif" in path.name.lower():
         _check_tags(path)
-    if path.suffix.lower() == ".set":
-        _check_matlab(path)
+    if path.suffix.lower() in _RISKY:
+        _try_in_a_process(path)
     with _explaining_damage(path):
         raw = mne.io.read_raw(path, verbose="error")
     _check_beside(path, raw.filenames)
@@ -226,6 +230,9 @@ def _marker_files(header: Path) -> list[Path]:
     if header.stat().st_size > 10_000_000:
         raise ValueError(f"{header} is larger than 10 MB, expected a header: a few lines for each channel.")
     text = header.read_text(encoding="utf-8", errors="surrogateescape")
+    stated = re.search(r"NumberOfChannels\s*[=:]\s*(\d+)", text, re.IGNORECASE)
+    if stated and float(stated[1]) > text.count("\n"):
+        raise ValueError(f"{header} states {stated[1]} channels, expected at most one a line.")
     named = [(kind.lower(), header.parent / name) for kind, name in _NAMED_FILE.findall(text)]
     for _, place in named:
         if place != header.with_name(place.name) or (place.exists() and not place.is_file()):
@@ -252,18 +259,17 @@ def _check_tags(path: Path) -> None:
         raise ValueError(f"it has more than {_MAX_TAGS} tags")
 
 
-def _check_matlab(path: Path) -> None:
-    """Refuse a MATLAB file that makes scipy crash, or that asks for far more memory than it has bytes."""
-    allowed = 500_000_000 + 20 * path.stat().st_size
-    command = [sys.executable, "-c", _LOAD_MATLAB, str(path), str(allowed)]
+def _try_in_a_process(path: Path) -> None:
+    """Refuse a file that makes its reader crash, or ask for far more memory or time than it has bytes."""
+    n_bytes = path.stat().st_size
+    code = f"{_RISKY[path.suffix.lower()]}\n{_TRY}"
+    command = [sys.executable, "-c", code, str(path), str(500_000_000 + 20 * n_bytes)]
     try:
-        is_harmless = subprocess.run(command, capture_output=True, timeout=60).returncode == 0
+        is_harmless = subprocess.run(command, capture_output=True, timeout=15 + n_bytes / 1e7).returncode == 0
     except subprocess.TimeoutExpired:
         is_harmless = False
     if not is_harmless:
-        raise ValueError(
-            f"{path} is probably damaged: MATLAB's format in it states false sizes. Fetch it again."
-        )
+        raise ValueError(f"{path} is probably damaged: its header states false sizes. Fetch it again.")
 
 
 def _check_beside(path: Path, files: tuple[Path | None, ...]) -> None:

@@ -293,6 +293,23 @@ def test_damaged_recordings(tmp_path, name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["n.gdf", "n.cnt"])
+def test_headers_of_chance(tmp_path, name):
+    """Formats that nothing here writes: the right beginning, then sizes that are absurd."""
+    chance = random.Random(name)
+    for _ in range(N_MUTATIONS if name == "n.cnt" else 60):  # a GDF is tried in a process of its own
+        content = bytearray(chance.choice([chance.randbytes, bytes])(chance.choice([300, 1500, 5000])))
+        for _ in range(20):
+            at = chance.randrange(len(content) - 4)
+            size = chance.choice([0, 1, 2, 100, 2**31 - 1, 2**32 - 1])
+            content[at : at + 4] = size.to_bytes(4, "little")
+        magic = chance.choice([b"GDF 1.25", b"GDF 2.20"] if name == "n.gdf" else [b"Version 3.0"])
+        (tmp_path / name).write_bytes(magic + content)
+        night = tried(read_recording, tmp_path / name, channel=CHANNEL)
+        assert night is None
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HYPNOGRAMS)
 def test_damaged_hypnograms(tmp_path, name):
     psg, path = write_edf(tmp_path / "night.edf"), tmp_path / name

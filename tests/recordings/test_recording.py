@@ -942,6 +942,13 @@ def test_a_brainvision_header_reads_files_beside_it_only(tmp_path, elsewhere, ke
         read_recording(header)
 
 
+def test_a_brainvision_header_states_no_more_channels_than_it_has_lines(tmp_path):
+    header = write_brainvision(tmp_path / "n", steps(2), [])
+    header.write_text(header.read_text().replace("Channels=1", "Channels=1000000000"), encoding="utf-8")
+    with pytest.raises(ValueError, match="n.vhdr states 1000000000 channels"):
+        read_recording(header)
+
+
 @pytest.mark.parametrize("where", ["absolute", "relative", "pipe"])
 def test_an_eeglab_file_reads_its_samples_beside_it_only(tmp_path, elsewhere, where):
     os.mkfifo(tmp_path / "here" / "pipe.fdt")
