@@ -25,6 +25,8 @@ import torch
 from safetensors.torch import load_file
 
 import sleepstage as ss
+import sleepstage.course.demo
+import sleepstage.course.workshop  # both before anything is patched  # noqa: F401
 from sleepstage.__main__ import main
 from sleepstage.dataset.contest import CONTEST_FOLDER, fetch_contest, read_contest
 from sleepstage.features.catalogue import INDEX, META_COLUMNS

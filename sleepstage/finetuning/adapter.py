@@ -194,11 +194,11 @@ def _plain_lora(path: Path) -> LoraConfig:
 
 def _check_tensors(path: Path, base_model: Any, config: LoraConfig) -> None:
     """Refuse tensors whose names, shapes or numbers are not those of a plain LoRA on a model's layers."""
-    head = base_model.get_output_embeddings()
+    head, targets = base_model.get_output_embeddings(), set(config.target_modules or ())
     expected = {}
     for name, module in base_model.named_modules():
         words = name.split(".")
-        if not config.target_modules.isdisjoint(".".join(words[start:]) for start in range(len(words))):
+        if not targets.isdisjoint(".".join(words[start:]) for start in range(len(words))):
             if not isinstance(module, torch.nn.Linear) or module is head:
                 raise ValueError(
                     f"{path.parent} changes {name}, expected linear layers only, without the head"

@@ -109,8 +109,8 @@ def check_places(work: Path, copy_to: Path | None, resume: bool, needed: Iterabl
     """
     if not resume:
         check_replaceable(work, CHECKPOINTS)
-    for place in [] if copy_to is None else [work, *needed]:
-        if copy_to.resolve().is_relative_to(Path(place).resolve()):
+    for place in [work, *needed]:
+        if copy_to and copy_to.resolve().is_relative_to(Path(place).resolve()):
             raise ValueError(f"{copy_to} lies in {place}; name another folder for copies of checkpoints")
 
 
