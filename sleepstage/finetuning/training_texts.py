@@ -74,7 +74,7 @@ def training_windows(
         rng.shuffle(steps)
         texts += [text for step in steps for text in step]
     columns = {name: [text[name] for text in texts[:n_windows]] for name in texts[0]}
-    return Dataset.from_dict(columns).with_format("torch")
+    return Dataset.from_dict(columns)
 
 
 def _one_pass(

@@ -77,6 +77,31 @@ def test_a_table_without_stages_is_refused(table, spec, smollm2_tokenizer):
         ss.training_windows(table.assign(stage=-1), spec, smollm2_tokenizer, 1)
 
 
+def test_hinted_texts_have_examples_and_ask_nothing_that_they_give(table, smollm2_tokenizer):
+    spec = ss.PromptSpec(digits=DIGITS, window=10, examples=3)
+    config = ss.TrainingConfig(hinted_share=0.5, windows_per_batch=2, batches_per_step=2)
+    texts = ss.training_windows(table, spec, smollm2_tokenizer, 400, config)
+    words = ss.label_token_ids(spec.labels, smollm2_tokenizer)
+    (colon,) = smollm2_tokenizer(":", add_special_tokens=False).input_ids
+    lengths = [len(ids) for ids in texts["input_ids"]]
+    assert set(lengths) == {1 + 30, 1 + 9 + 1 + 30}
+    assert np.mean(np.array(lengths) > 31) == pytest.approx(0.5, abs=0.2)
+    assert all(len(set(lengths[step : step + 4])) == 1 for step in range(0, 400, 4))  # a step is stacked
+    inside = 0
+    for ids, labels in zip(texts["input_ids"], texts["labels"], strict=True):
+        ids, labels = np.array(ids), np.array(labels)
+        assert (ids[labels != IGNORED] == colon).all()
+        ends = ids[-30:].reshape(10, 3)[:, -1]
+        inside += np.isin(ends, words).sum()
+        if len(ids) == 31:
+            assert not np.isin(ids, words).any()
+        else:
+            assert (labels[:11] == IGNORED).all()
+    assert inside > 0
+    bare = ss.training_windows(table, spec, smollm2_tokenizer, 40, replace(config, hinted_share=0.0))
+    assert {len(ids) for ids in bare["input_ids"]} == {31}
+
+
 def test_blur_moves_digits_by_one_level_and_hides_some():
     rng = np.random.default_rng(0)
     levels = rng.integers(0, 10, size=(5000, 8)).astype(np.int8)

@@ -294,3 +294,60 @@ def test_one_window_around_a_dead_epoch_has_no_answer_for_it(stager, dead_table,
     levels = spec.levels(dead_table)
     assert np.isnan(stager.answer(levels, 430)).all()
     assert stager.answer(levels, 399).sum() == pytest.approx(1)
+
+
+# ---------------------------------------------------------------- hints
+
+
+@pytest.fixture(scope="module")
+def listener(tiny_base):
+    """A base model that sees both ways, with examples before its windows."""
+    spec = ss.PromptSpec(digits=DIGITS, window=12, examples=4)
+    return ss.Stager.from_base(spec, tiny_base, nf4=False)
+
+
+@pytest.fixture(scope="module")
+def known(table):
+    given = pd.Series(-1, table.index)
+    given.iloc[[3, 50, 51, 400]] = [4, 1, 1, 3]
+    return given
+
+
+def test_a_hint_has_its_stage_and_the_model_reads_it_for_the_others(listener, table, known):
+    unhinted, hinted = listener.predict_proba(table), listener.predict_proba(table, known)
+    given = (known >= 0).to_numpy()
+    np.testing.assert_array_equal(hinted[given], np.eye(5)[known[given]])
+    np.testing.assert_allclose(hinted.sum(axis=1), 1, atol=1e-6)
+    assert ((hinted - unhinted)[~given].abs().max(axis=1) > 1e-6).mean() > 0.99  # as examples, everywhere
+    pd.testing.assert_frame_equal(listener.predict_proba(table, known[given]), hinted)  # a part is enough
+
+
+def test_no_hint_is_the_same_as_none_at_all(listener, table):
+    nothing = pd.Series(-1, table.index)
+    pd.testing.assert_frame_equal(listener.predict_proba(table, nothing), listener.predict_proba(table))
+
+
+def test_hints_stay_in_their_night(listener, table, known):
+    two = pd.concat([table.iloc[:400], table.iloc[:400].rename({0: 1}, level="subject")])
+    here = known.iloc[:400].reindex(two.index, fill_value=-1)
+    second = two.index.get_level_values("subject") == 1
+    hinted, unhinted = listener.predict_proba(two, here), listener.predict_proba(two)
+    np.testing.assert_allclose(hinted[second], unhinted[second], atol=1e-6)
+
+
+def test_a_hint_is_certain_for_temperature_and_transitions_too(listener, table, known):
+    even = np.full((5, 5), 0.2)
+    prior = HypnogramPrior(tuple(map(tuple, even)), (0.2,) * 5, temperature=3.0, strength=0.5)
+    reader = ss.Stager(listener.model, listener.tokenizer, listener.spec, prior=prior)
+    hinted = reader.predict_proba(table, known)
+    given = (known >= 0).to_numpy()
+    np.testing.assert_array_equal(hinted[given], np.eye(5)[known[given]])
+
+
+def test_hints_that_are_none_are_refused(listener, stager, table, known):
+    with pytest.raises(ValueError, match="an epoch that the table does not have"):
+        listener.predict_proba(table.iloc[:300], known)
+    with pytest.raises(ValueError, match="7 is not a stage code"):
+        listener.predict_proba(table, known.replace(4, 7))
+    with pytest.raises(ValueError, match="from left to right"):
+        stager.predict_proba(table, known)
