@@ -183,8 +183,8 @@ def _check_02_1(answer: Any) -> str:
         change = f"{before[name][0]:.4g} becomes {after[name][0]:.4g} at twice the gain"
         _need(np.allclose(before[name], after[name]), f"{name} follows the gain: {change}.")
     missed = sum(np.allclose(before[name], after[name]) for name in before) - len(set(answer))
-    _need(not missed, f"none is wrong, {missed} missing: what else is a count, or a ratio of like to like?")
-    return "counts stay, and ratios in which the gain cancels."
+    _need(not missed, f"none is wrong, {missed} missing: what else is a count, an order, or a ratio?")
+    return "counts and orders stay, and ratios in which the gain cancels."
 
 
 def _check_02_2(answer: Any) -> str:
