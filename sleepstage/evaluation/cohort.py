@@ -45,11 +45,7 @@ def load_validation() -> tuple[pd.Series, dict[str, pd.DataFrame]]:
         By the names of `MODELS`.
     """
     answers = load_table(DATA_DIR / "validation.npz")
-    hypnodensities = {
-        name: answers.filter(like=f"{name} ").set_axis(list(STAGES), axis=1)
-        for name in MODELS
-        if f"{name} W" in answers
-    }
+    hypnodensities = {name: answers.filter(like=f"{name} ").set_axis(list(STAGES), axis=1) for name in MODELS}
     return answers["stage"], hypnodensities
 
 

@@ -216,7 +216,8 @@ class Teacher:
             )
         about = {"data": data_fingerprint(table), "prompt": asdict(spec), **settings}
         run = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
-        networks, fold = [], {}
+        networks: list[Network] = []
+        fold: dict[Any, int] = {}
         for i, (others, these) in enumerate(GroupKFold(N_FOLDS).split(table, groups=subjects)):
             file = None if folder is None else folder / f"teacher-{i}.safetensors"
             network = None if file is None else _load(file, spec, run)

@@ -65,9 +65,7 @@ def test_every_scored_epoch_is_learned_in_a_pass_and_unscored_ones_never(table, 
     hidden.loc[hidden.index[100:200], "stage"] = -1
     n_windows = 3 * int(np.ceil(len(table) / 8))
     texts = ss.training_windows(hidden, spec, smollm2_tokenizer, n_windows)
-    counts = np.bincount(
-        [stage for row in texts["labels"] for stage in row.tolist() if stage != IGNORED], minlength=5
-    )
+    counts = np.bincount([stage for row in texts["labels"] for stage in row if stage != IGNORED], minlength=5)
     expected = np.bincount(hidden["stage"][hidden["stage"] >= 0], minlength=5)
     assert np.all(counts >= 2 * expected) and np.all(counts <= 4 * expected)
 

@@ -6,6 +6,7 @@ a clock. *Variants* are other valid ways to store the same night, or ways of whi
 the values are compared with what the generator knows, which shares no code with the readers.
 """
 
+import os
 import pickle
 import random
 import re
@@ -23,7 +24,7 @@ from test_recording import write_brainvision, write_eeglab
 from sleepstage.recordings.dictionary import load_dictionary
 from sleepstage.recordings.recording import read_recording
 
-N_MUTATIONS = 300  # of each reader and kind
+N_MUTATIONS = int(os.environ.get("FUZZ_CASES", "40"))  # of each reader and kind; 300 before a release
 N_EPOCHS = 12
 CHANNEL = "EEG Fpz-Cz"
 EVENING = datetime(2024, 1, 1, 22)

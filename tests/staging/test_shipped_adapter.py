@@ -40,6 +40,7 @@ def test_nobody_it_is_scored_on_was_trained_on():
     assert str(Path.home()) not in json.dumps(train)
 
 
+@pytest.mark.slow  # a whole night in float32
 def test_shipped_night_is_staged_as_well_as_the_card_says(table, figures, card):
     proba = ss.Stager.from_pretrained().predict_proba(table)
     kappa = ss.score(table["stage"], proba)["kappa"]
@@ -48,13 +49,14 @@ def test_shipped_night_is_staged_as_well_as_the_card_says(table, figures, card):
     assert in_card(stated) in card
 
 
-@pytest.mark.parametrize("model", ["llm", "baseline"])
+@pytest.mark.parametrize("model", ["llm", "baseline", "network"])
 def test_kept_answers_give_the_figures_on_the_card(model, figures, card):
     stages, answers = ss.load_validation()
     stated = figures["validation"][model]
     found = ss.cohort_figures(stages, answers[model])
     for name in ("accuracy", "macro_f1", "kappa", "log_loss", "ece"):
-        assert found[name] == pytest.approx(stated[name], abs=2e-3)
+        rounded = 5e-3 if name == "log_loss" else 2e-3  # answers are kept with four digits
+        assert found[name] == pytest.approx(stated[name], abs=rounded)
         assert in_card(stated[name]) in card
     assert found["kappa_ci"] == pytest.approx(stated["kappa_ci"], abs=2e-3)
     assert (found["n_epochs"], found["n_subjects"]) == (stated["n_epochs"], 14)
