@@ -81,8 +81,10 @@ def _parser() -> argparse.ArgumentParser:
     option("--blur", type=float, default=0.0, help="share of digits moved by a level (default: %(default)s)")
     option("--windows", dest="windows_per_batch", type=int, help="windows in a batch (default: by machine)")
     option("--batches", dest="batches_per_step", type=int, help="batches in a step (default: by machine)")
-    about = "train small networks first, whose probabilities are learned too"
-    option("--taught", action=argparse.BooleanOptionalAction, default=True, help=about)
+    about = (
+        "train small networks first, whose probabilities are learned too (default: with five people or more)"
+    )
+    option("--taught", action=argparse.BooleanOptionalAction, help=about)
     option("--float32", dest="nf4", action="store_false", help="do not quantize the base model to NF4")
     option("--resume", action="store_true", help="go on from the newest checkpoint")
     option("--copy-to", type=_new_folder, help="a folder, on a drive say, for copies of checkpoints")
@@ -169,6 +171,7 @@ def _train(options: argparse.Namespace) -> None:
     from .finetuning.adapter import read_card
     from .finetuning.base_model import local_copy
     from .finetuning.settings import MANY_PEOPLE, TrainingConfig, detect
+    from .finetuning.teacher import N_FOLDS
     from .finetuning.trainer import finetune
 
     _, table = partition_subjects(load_table(options.table), options.validation_subjects)
@@ -189,7 +192,10 @@ def _train(options: argparse.Namespace) -> None:
     settings = {name: value for name, value in named.items() if value is not None}
     settings |= {"base": options.base or base, "start_from": options.start_from and str(options.start_from)}
     config = preset.training_config(**settings, **MANY_PEOPLE)
-    finetune(table, spec, config, options.adapter, options.resume, options.taught, options.copy_to)
+    taught = options.taught
+    if taught is None:
+        taught = table.index.unique("subject").size >= N_FOLDS
+    finetune(table, spec, config, options.adapter, options.resume, taught, options.copy_to)
     print(f"The adapter is in {options.adapter}")
 
 

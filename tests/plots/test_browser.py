@@ -37,7 +37,7 @@ CELLS = (
 
 night = ss.load_demo()
 table = ss.extract_features(night)
-spec = ss.PromptSpec(ss.default_digits(table), window=12, look_ahead=3)
+spec = ss.PromptSpec(ss.default_digits(table)[:2], window=3)
 stager = ss.Stager.from_base(spec, {base!r}, nf4=False)
 proba = stager.predict_proba(table)""",
     "ss.night_explorer(night, table, proba, spec)",
@@ -179,7 +179,7 @@ def test_slider_and_digit_move_picture_and_probabilities(lab, page):
     page.press("ArrowDown", 40)
     page.press("Enter", 13, text="\r")
     wait_for("what_if to name the second digit", lambda: page.picture(1) not in ("", what_if))
-    assert "mobility" in page.js(f"{digit}.selectedOptions[0].textContent")
+    assert "theta_log_power" in page.js(f"{digit}.selectedOptions[0].textContent")
     probabilities = "[...document.querySelectorAll('.widget-html pre')].at(-1).textContent"
     unchanged = re.findall(r"([\d.]+) → ([\d.]+) %", page.js(probabilities))
     assert len(unchanged) == 5 and all(was == now for was, now in unchanged)
