@@ -39,6 +39,12 @@ N_LEVELS = 9
 MISSING = 0
 """The digit of a value that is missing."""
 
+LEVELS = ("night", "cohort", "median", "neighbours")
+"""What a digit may compare a value with (:class:`Digit`)."""
+
+NEIGHBOURS = 5
+"""Epochs on either side that ``"neighbours"`` compares with: two and a half minutes."""
+
 VERSIONS = {"format_version": 2, "definitions_version": DEFINITIONS_VERSION}
 """The versions of the file format of a :class:`PromptSpec`, and of the definitions of its features."""
 
@@ -69,16 +75,19 @@ class Digit:
     ----------
     column : str
         A column of the feature table, or a ratio of two: ``"ptp_uv/std_uv"``.
-    level : {"night", "cohort"}
-        Ranked within the recording, or by cut points over the training subjects.
+    level : {"night", "cohort", "median", "neighbours"}
+        What the value is compared with. ``"night"``: it is ranked within the recording. The others have cut
+        points over the training subjects: ``"cohort"`` for the value itself, ``"median"`` for its difference
+        to the recording's median, ``"neighbours"`` for its difference to the mean of the epoch and of five on
+        either side. A difference of two logarithms says how many times as large a power is.
     """
 
     column: str
     level: str = "night"
 
     def __post_init__(self) -> None:
-        if self.level not in ("night", "cohort"):
-            raise ValueError(f"level is {self.level!r}, expected 'night' or 'cohort'")
+        if self.level not in LEVELS:
+            raise ValueError(f"level is {self.level!r}, expected one of {', '.join(LEVELS)}")
         names = self.column.split("/") if isinstance(self.column, str) else []
         if not 1 <= len(names) <= 2 or not all(names):
             raise ValueError(f"column is {self.column!r}, expected a feature or a ratio of two, 'a/b'")
@@ -88,8 +97,13 @@ class Digit:
                 "read what it is asked for"
             )
 
-    def values(self, table: pd.DataFrame) -> np.ndarray:
-        """Give the column's values (n_epochs,), NaN where they are missing or not finite."""
+    @property
+    def key(self) -> str:
+        """The name of its cut points."""
+        return self.column if self.level == "cohort" else f"{self.column}, {self.level}"
+
+    def values(self, table: pd.DataFrame) -> pd.Series:
+        """Give what gets a level (n_epochs,): the column's values or differences, NaN where missing."""
         names = self.column.split("/")
         if missing := [name for name in names if name not in table]:
             raise ValueError(
@@ -99,7 +113,15 @@ class Digit:
         values, *divisors = table[names].to_numpy(np.float64).T
         for divisor in divisors:
             values = np.divide(values, divisor, out=np.full_like(values, np.nan), where=divisor != 0)
-        return np.where(np.isfinite(values), values, np.nan)
+        found = pd.Series(np.where(np.isfinite(values), values, np.nan), index=table.index)
+        if self.level == "median":
+            found -= found.groupby(level=NIGHT, sort=False).transform("median")
+        elif self.level == "neighbours":
+            runs = consecutive_runs(table)
+            run = np.repeat(np.arange(len(runs)), [rows.stop - rows.start for rows in runs])
+            near = found.groupby(run).rolling(2 * NEIGHBOURS + 1, center=True, min_periods=1).mean()
+            found -= near.to_numpy()
+        return found
 
 
 @dataclass(frozen=True)
@@ -111,7 +133,8 @@ class PromptSpec:
     digits : tuple of Digit
         The digits of an epoch's line, in order.
     cuts : dict of str to tuple of float
-        For each cohort column the 8 cut points between its 9 levels, over the training subjects.
+        For each digit with cut points (:attr:`Digit.key`) the 8 between its 9 levels, over the training
+        subjects.
     labels : tuple of str
         The words that stand for W, N1, N2, N3, REM. Each must be one token.
     window : int
@@ -136,9 +159,9 @@ class PromptSpec:
 
     def __post_init__(self) -> None:
         check_number(len(self.digits), "the number of digits", 1, 64, whole=True)
-        uncut = [d.column for d in self.digits if d.level == "cohort" and d.column not in self.cuts]
+        uncut = [d.key for d in self.digits if d.level != "night" and d.key not in self.cuts]
         if uncut:
-            raise ValueError(f"cohort digits {uncut} have no cut points; make the prompt with PromptSpec.fit")
+            raise ValueError(f"digits {uncut} have no cut points; make the prompt with PromptSpec.fit")
         for column, cuts in self.cuts.items():
             for cut in cuts:
                 check_number(cut, f"a cut point of {column}", -math.inf)
@@ -189,11 +212,11 @@ class PromptSpec:
         shares = np.arange(1, N_LEVELS) / N_LEVELS
         cuts = {}
         for digit in digits:
-            if digit.level == "cohort":
+            if digit.level != "night":
                 values = digit.values(train_table)
-                if np.isnan(values).all():
+                if values.isna().all():
                     raise ValueError(f"{digit.column} has no value in the training table, so no cut points")
-                cuts[digit.column] = tuple(np.nanquantile(values, shares).tolist())
+                cuts[digit.key] = tuple(np.nanquantile(values, shares).tolist())
         return cls(digits=tuple(digits), cuts=cuts, **settings)
 
     def levels(self, table: pd.DataFrame) -> np.ndarray:
@@ -202,7 +225,8 @@ class PromptSpec:
         Equal values get the same level, the middle one of those that they span; a constant gets 5.
         """
         lengths = table.groupby(level=NIGHT, sort=False).size()
-        if lengths.min() < 240 and any(digit.level == "night" for digit in self.digits):  # two hours
+        own_night = any(digit.level in ("night", "median") for digit in self.digits)
+        if lengths.min() < 240 and own_night:  # two hours
             warnings.warn(
                 f"{lengths.idxmin()[1]} has {lengths.min()} epochs, less than two hours: levels within so "
                 "short a night are unreliable.",
@@ -210,11 +234,11 @@ class PromptSpec:
             )
         levels = np.empty((len(table), len(self.digits)), dtype=np.int8)
         for i, digit in enumerate(self.digits):
-            values = pd.Series(digit.values(table), index=table.index)
+            values = digit.values(table)
             if digit.level == "night":
                 level = 1 + np.floor(N_LEVELS * share_within_night(values))
             else:
-                cuts = self.cuts[digit.column]
+                cuts = self.cuts[digit.key]
                 below = np.searchsorted(cuts, values, "left") + np.searchsorted(cuts, values, "right")
                 level = 1 + below // 2
             levels[:, i] = np.where(values.isna(), MISSING, level)

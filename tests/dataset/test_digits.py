@@ -190,6 +190,34 @@ def test_digits_follow_what_a_table_has():
     assert default_digits(odd) == tuple(Digit(f"f{k:02}") for k in range(12))
 
 
+# ---------------------------------------------------------------- differences to the night and to neighbours
+
+
+def test_a_difference_to_the_median_is_over_its_own_night():
+    nights = pd.concat([night(1, "A", x=[5, np.nan, 1, 3]), night(1, "B", x=[100, 300])])
+    values = Digit("x", "median").values(nights)
+    np.testing.assert_array_equal(values, [2, np.nan, -2, 0, -100, 100])
+
+
+def test_a_difference_to_neighbours_is_to_the_mean_of_five_on_either_side_without_a_gap():
+    x = np.random.default_rng(0).normal(size=40)
+    x[7] = np.nan
+    whole = night(x=x)
+    table = whole.drop(index=whole.index[20])  # two runs: 0 to 19 and 21 to 39
+    near = [x[max(0, t - 5) : min(20, t + 6)] for t in range(20)]
+    near += [x[max(21, t - 5) : t + 6] for t in range(21, 40)]
+    expected = np.delete(x, 20) - [np.nanmean(values) for values in near]
+    np.testing.assert_allclose(Digit("x", "neighbours").values(table), expected, rtol=1e-12)
+
+
+def test_one_column_may_be_compared_in_every_way():
+    table = night(x=np.random.default_rng(0).normal(size=300))
+    spec = PromptSpec.fit(table, [Digit("x", level) for level in ("night", "cohort", "median", "neighbours")])
+    assert set(spec.cuts) == {"x", "x, median", "x, neighbours"}
+    levels = spec.levels(table)
+    assert all(32 <= count <= 35 for column in levels.T for count in np.bincount(column)[1:])  # 300 / 9
+
+
 # ---------------------------------------------------------------- the specification
 
 
