@@ -24,7 +24,6 @@ from ..features.extract import extract_features
 from ..features.time_domain import hjorth_features, moment_features, time_features
 from ..finetuning.settings import OFFLINE_MODEL
 from ..recordings.recording import load_demo
-from ..stages import STAGES
 
 # The check of exercise 01.1 is the function _check_01_1. Its docstring is the exercise's title. It
 # returns what was learned, or raises a Hint. _EXERCISES, at the end, collects them.
@@ -83,7 +82,7 @@ def exercises() -> dict[str, str]:
     """Give the title of each exercise, by its number.
 
     >>> exercises()["01.1"]
-    'Count a stage'
+    'Awake in the night'
     """
     return {number: str(test.__doc__).rstrip(".") for number, test in _EXERCISES.items()}
 
@@ -138,28 +137,43 @@ def _by_epoch(function: Any) -> np.ndarray:
 
 
 def _check_01_1(answer: Any) -> str:
-    """Count a stage."""
-    minutes = {stage: (shipped_night()[1] == code).sum() / 2 for code, stage in enumerate(STAGES)}
-    given, right = _number(answer), minutes.pop("REM")
-    _need(given != 2 * right, f"{given:g} is the number of epochs; an epoch is half a minute.")
-    _need(given != 60 * right, f"{given:g} is seconds; the question is for minutes.")
-    for stage, other in minutes.items():
-        _need(given != other, f"{given:g} minutes are those of {stage}; REM has the code 4.")
-    _need(given == right, f"not {given:g}. Count where night.stages is 4; two epochs are a minute.")
-    return f"she spent {right:g} minutes in REM."
+    """Awake in the night."""
+    small = np.array([-1, 0, 0, 0, 1, 2, 0, -1, 0, 3, 4, 0, 0, 0, 0, -1])
+    for given, stages in {"a small hypnogram": small, "the night": shipped_night()[1]}.items():
+        found = float(_run(answer, stages, given=f"{given}, {stages.tolist()[:16]} …", shape=()))
+        awake, (asleep,) = stages == 0, np.nonzero(stages > 0)
+        begin, end = asleep[0], asleep[-1]
+        right = awake[begin:end].sum() / 2
+        mistakes = {
+            2 * right: "is the number of epochs; an epoch is half a minute.",
+            (stages[begin:end] < 1).sum() / 2: "counts -1 too: nobody scored that epoch, it may be sleep.",
+            awake.sum() / 2: "is all wake. Is the time before she fell asleep cut off? (-1 is not sleep.)",
+            awake[begin:].sum() / 2: "counts the time after she woke up for good.",
+            awake[:end].sum() / 2: "counts the time before she fell asleep.",
+        }
+        advice = mistakes.get(found, "is not right: count W between the first and the last epoch of sleep.")
+        _need(found == right, f"for {given}, {found:g} {advice}")
+    return f"she lay awake for {right:g} minutes in the middle of the night."
 
 
 def _check_01_2(answer: Any) -> str:
-    """Volts to epochs in microvolts, at any sampling rate."""
-    right = shipped_night()[0][:3].astype(float)
-    found = _run(answer, right.ravel() / 1e6, 100.0, given="9000 samples at 100 Hz", shape=right.shape)
-    _need(not np.allclose(found * 1e6, right), "that is still in volts; one is a million microvolts.")
-    _need(np.allclose(found, right), "the samples are not in their order, or not in microvolts.")
-    given = "9000 samples at 128 Hz (two epochs of 3840, and a rest to be dropped)"
-    found = _run(answer, right.ravel() / 1e6, 128.0, given=given)
-    _need(np.shape(found) != (3, 3000), "at 128 Hz an epoch has 3840 samples; does 3000 stand in your code?")
-    _need(np.shape(found) == (2, 3840), f"expected shape (2, 3840) for {given}, got {np.shape(found)}.")
-    return "any rate, any length, in microvolts."
+    """Volts, millivolts or microvolts."""
+    usual = shipped_night()[0][:240].astype(float).ravel()
+    loose = np.where(np.arange(usual.size) // 60_000 == 5, 1e5, usual)
+    nights = {
+        "the first two hours of the night": usual,
+        "a person whose EEG is a third as large": usual / 3,
+        "a child, whose EEG is three times as large": 3 * usual,
+        "a night in which the electrode was loose for ten minutes (100 mV)": loose,
+        "an amplifier that adds a constant of 20 mV": usual + 20_000,
+    }
+    for who, right in nights.items():
+        for unit, factor in {"V": 1e-6, "mV": 1e-3, "µV": 1.0}.items():
+            found = _run(answer, factor * right, given=f"{who}, in {unit}", shape=right.shape)
+            ratio = np.ptp(found) / np.ptp(right)
+            _need(np.isclose(ratio, 1), f"for {who}, in {unit}, your values are {ratio:.3g} times too large.")
+            _need(np.allclose(found, right), "multiply by one number; do nothing else to the samples.")
+    return "each unit is recognized, in every person, with an offset and with an artefact."
 
 
 def _check_01_3(answer: Any) -> str:

@@ -21,12 +21,24 @@ def hint(exercise, answer):
     return verdict.message
 
 
+def between(stages, first=None, last=None):
+    (asleep,) = np.nonzero(stages > 0)
+    return stages[asleep[0] if first is None else first : asleep[-1] if last is None else last]
+
+
+def awake_min(stages):
+    return (stages == 0).sum() / 2
+
+
+def minutes_awake(stages):
+    return awake_min(between(stages))
+
+
 def test_verdict_is_true_or_false_and_shows_itself_as_one_line(night):
-    minutes = (night.stages == 4).sum() / 2
-    right, wrong = ss.workshop.check("01.1", minutes), ss.workshop.check("01.1", minutes + 1)
+    right, wrong = ss.workshop.check("01.1", minutes_awake), ss.workshop.check("01.1", awake_min)
     assert right and not wrong
-    assert repr(right) == f"01.1 passed: she spent {minutes:g} minutes in REM."
-    assert repr(wrong).startswith(f"01.1 not yet: not {minutes + 1:g}. Count where night.stages is 4")
+    assert repr(right).startswith(f"01.1 passed: she lay awake for {minutes_awake(night.stages):g} minutes")
+    assert repr(wrong).startswith("01.1 not yet: for a small hypnogram")
 
 
 def test_there_are_three_exercises_a_notebook_each_about_something_else():
@@ -40,7 +52,9 @@ def test_an_unknown_exercise_is_refused_with_those_that_exist():
         ss.workshop.check("1.1", 3)
 
 
-@pytest.mark.parametrize("exercise", ["01.2", "01.3", "02.2", "02.3", "03.2", "04.1", "04.2", "05.1", "05.3"])
+@pytest.mark.parametrize(
+    "exercise", ["01.1", "01.2", "01.3", "02.2", "02.3", "03.2", "04.1", "04.2", "05.1", "05.3"]
+)
 def test_what_every_function_may_get_wrong(exercise):
     def fails(*_):
         return {}["delta"]
@@ -64,33 +78,51 @@ def test_a_function_cannot_spoil_the_night_of_the_next_check(night):
 @pytest.mark.parametrize(
     ("mistake", "expected"),
     [
-        (lambda rem: 2 * rem, "number of epochs"),
-        (lambda rem: 60 * rem, "is seconds"),
-        (lambda rem: "an hour", "expected a number, got 'an hour'"),
+        (awake_min, "is all wake"),
+        (lambda stages: awake_min(np.trim_zeros(stages)), "is all wake"),  # -1 taken for sleep
+        (lambda stages: 2 * minutes_awake(stages), "number of epochs"),
+        (lambda stages: (between(stages) <= 0).sum() / 2, "counts -1 too"),
+        (lambda stages: awake_min(between(stages, last=len(stages))), "after she woke up for good"),
+        (lambda stages: awake_min(between(stages, first=0)), "before she fell asleep"),
+        (lambda stages: 60 * minutes_awake(stages), "between the first and the last epoch of sleep"),
     ],
 )
-def test_01_1_count_a_stage(night, mistake, expected):
-    assert expected in hint("01.1", mistake((night.stages == 4).sum() / 2))
+def test_01_1_awake_in_the_night(mistake, expected):
+    assert expected in hint("01.1", mistake)
 
 
-def test_01_1_another_stage(night):
-    assert "minutes are those of N3; REM has the code 4" in hint("01.1", (night.stages == 3).sum() / 2)
+def test_01_1_says_the_minutes_of_the_night(night):
+    (asleep,) = np.nonzero(night.stages > 0)
+    minutes = sum(night.stages[epoch] == 0 for epoch in range(asleep[0], asleep[-1])) / 2
+    assert f" {minutes:g} minutes" in workshop.check("01.1", minutes_awake).message
+
+
+def unit_by(size, limit_uv):
+    """Make an answer that takes the unit in which the size is over a limit."""
+
+    def to_microvolts(signal):
+        return next((signal * unit for unit in (1, 1e3) if size(signal * unit) > limit_uv), 1e6 * signal)
+
+    return to_microvolts
 
 
 @pytest.mark.parametrize(
     ("mistake", "expected"),
     [
-        (lambda volts, rate: volts.reshape(-1, 3000), "still in volts"),
-        (lambda volts, rate: 1e6 * volts.reshape(3000, -1).T, "not in their order"),
-        (lambda volts, rate: 1e6 * volts.reshape(-1, 3000), "does 3000 stand in your code"),
-        (
-            lambda volts, rate: 1e6 * volts.reshape(-1, int(30 * rate)),
-            "a rest to be dropped), stopped: Value",
-        ),
+        (lambda x: 1e6 * x, "in mV, your values are 1e+03 times too large"),
+        (lambda x: (x - x.mean()) * 1e6, "multiply by one number"),
+        (unit_by(np.max, 100), "EEG is a third as large, in mV"),
+        (unit_by(np.max, 30), "the electrode was loose for ten minutes (100 mV), in V"),
+        (unit_by(np.std, 5), "the electrode was loose for ten minutes (100 mV), in V"),
+        (unit_by(lambda x: np.median(np.abs(x)), 2), "adds a constant of 20 mV, in V"),
     ],
 )
-def test_01_2_to_epochs(mistake, expected):
+def test_01_2_units(mistake, expected):
     assert expected in hint("01.2", mistake)
+
+
+def test_01_2_accepts_a_measure_that_neither_offset_nor_artefact_moves():
+    assert workshop.check("01.2", unit_by(lambda x: np.diff(np.quantile(x, [0.25, 0.75]))[0], 1))
 
 
 def test_01_3_deep_sleep(night):
@@ -285,7 +317,7 @@ def test_05_3_better_hypnodensity(night):
 
 
 def test_checks_follow_the_night_and_not_fixed_numbers(night, monkeypatch):
-    stages = np.where(night.stages == 4, 2, night.stages)
-    stages[:10] = 4
+    stages = np.where(night.stages == 0, 2, night.stages)
+    stages[400:410] = 0
     monkeypatch.setattr(workshop, "shipped_night", lambda: (night.eeg_uv, stages))
-    assert workshop.check("01.1", 5)
+    assert "for 5 minutes" in workshop.check("01.1", minutes_awake).message
