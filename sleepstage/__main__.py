@@ -9,7 +9,8 @@ from pathlib import Path
 
 from . import __version__
 
-# Commands import what they need themselves, so that --help does not wait for PyTorch.
+# Commands import what they need themselves, so that --help does not wait for PyTorch. They read the user's
+# files before they import PyTorch, which can take half a minute: so they report a wrong file at once.
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -58,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
 
     option = command(_stage, "stage a night with a fine-tuned adapter")
     option("psg", type=Path, help="an EDF file")
-    option("--adapter", type=Path, help="a folder written by train (default: the one that ships)")
+    option("--adapter", type=_adapter, help="a folder written by train (default: the one that ships)")
     option("--base", help="where the adapter's base model lies: a folder or a hub name")
     option("--channel", default="EEG Fpz-Cz", help="the EEG channel (default: %(default)s)")
     option("--out", type=_new_file, required=True, help="CSV file for stages and probabilities")
@@ -68,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     option("--table", type=Path, required=True, help="a feature table (.npz)")
     option("--adapter", type=Path, required=True, help="the folder to write")
     option("--validation-subjects", nargs="*", default=[], help="subjects not to train on")
-    option("--start-from", type=Path, help="an adapter to go on from, with its prompt")
+    option("--start-from", type=_adapter, help="an adapter to go on from, with its prompt")
     option("--causal", action="store_true", help="read from left to right only, as llama.cpp does")
     option("--base", help="base model: a folder or a hub name (default: what the machine can tune)")
     option("--minutes", dest="max_minutes", type=float, default=60, help="time limit (default: %(default)s)")
@@ -96,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
 
     option = command(_evaluate, "score an adapter and a baseline on a feature table")
     option("--table", type=Path, required=True, help="a feature table (.npz) with stages")
-    option("--adapter", type=Path, help="a folder written by train")
+    option("--adapter", type=_adapter, help="a folder written by train")
     option("--base", help="where the adapter's base model lies: a folder or a hub name")
     option("--subjects", nargs="*", default=[], help="score these only (default: all)")
     option("--baseline", action="store_true", help="score gradient-boosted trees as well")
@@ -116,6 +117,13 @@ def _parser() -> argparse.ArgumentParser:
     option("--hypnodensities", type=_new_file, help="file (.npz) for the answers to every epoch")
     option("--json", type=_new_file, required=True, help="the file to write")
     return parser
+
+
+def _adapter(name: str) -> Path:
+    path = Path(name)
+    if not (path / "prompt.json").is_file():
+        raise argparse.ArgumentTypeError(f"{path} is no adapter: it has no prompt.json, which train writes")
+    return path
 
 
 # A command writes its results at the end of long work, so their place is checked before the work begins.
@@ -152,9 +160,11 @@ def _stage(options: argparse.Namespace) -> None:
     from .files import write_whole
     from .recordings.recording import read_recording
     from .stages import most_probable_stages, stage_names
-    from .staging.stager import Stager
 
     table = extract_features(read_recording(options.psg, channel=options.channel))
+
+    from .staging.stager import Stager
+
     proba = Stager.from_pretrained(options.adapter, options.base).predict_proba(table)
     staged = proba.assign(quality=table["quality"])
     staged.insert(0, "predicted", stage_names(most_probable_stages(proba)))
@@ -168,15 +178,17 @@ def _train(options: argparse.Namespace) -> None:
     from .dataset.digits import PromptSpec, default_digits
     from .dataset.splits import partition_subjects
     from .dataset.table import load_table
+
+    _, table = partition_subjects(load_table(options.table), options.validation_subjects)
+    if table.empty:
+        raise ValueError("every subject is in --validation-subjects, so none is left to train on")
+
     from .finetuning.adapter import read_card
     from .finetuning.base_model import local_copy
     from .finetuning.settings import MANY_PEOPLE, TrainingConfig, detect
     from .finetuning.teacher import N_FOLDS
     from .finetuning.trainer import finetune
 
-    _, table = partition_subjects(load_table(options.table), options.validation_subjects)
-    if table.empty:
-        raise ValueError("every subject is in --validation-subjects, so none is left to train on")
     preset = detect()
     print(f"Preset for this machine: {preset}")
     if options.start_from:
@@ -202,11 +214,14 @@ def _train(options: argparse.Namespace) -> None:
 def _plan(options: argparse.Namespace) -> None:
     from .dataset.table import load_table
     from .files import write_json
+
+    table = load_table(options.table) if options.table else None
+
     from .finetuning.memory_plan import plan_text, training_plan
     from .finetuning.settings import PRESETS, detect
 
     preset = PRESETS[options.preset] if options.preset else detect()
-    plan = training_plan(preset, load_table(options.table) if options.table else None)
+    plan = training_plan(preset, table)
     print(plan_text(plan))
     if options.json:
         write_json(options.json, plan)
@@ -216,10 +231,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     from .dataset.digits import PromptSpec, default_digits
     from .dataset.splits import partition_subjects, recut
     from .dataset.table import load_table
-    from .evaluation.cohort import save_answers
-    from .evaluation.readers import Reader, baseline_table, evaluate_cohort, figures_text
     from .files import write_json
-    from .staging.stager import Stager
 
     if not options.adapter and (options.untuned or options.fit_prior or options.nf4 is not None):
         raise ValueError("--untuned, --nf4 and --fit-prior are about an adapter; name it with --adapter")
@@ -227,6 +239,11 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.subjects:
         table, _ = partition_subjects(table, options.subjects)
     table = table if options.as_is else recut(table)
+
+    from .evaluation.cohort import save_answers
+    from .evaluation.readers import Reader, baseline_table, evaluate_cohort, figures_text
+    from .staging.stager import Stager
+
     stager, readers = None, {}
     if options.adapter:
         stager = Stager.from_pretrained(

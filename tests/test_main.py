@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import edfio
@@ -76,6 +78,31 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(command, mess
     with pytest.raises(SystemExit):
         main(command.format(**places).split())
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("stage no.edf --out {new}", "there is no file"),
+        ("stage {night} --channel C9 --out {new}", "has no channel 'C9'"),
+        ("stage {night} --adapter no --out {new}", "no is no adapter"),
+        ("train --table no.npz --adapter {new}", "there is no file"),
+        ("evaluate --table no.npz --json {new}", "there is no file"),
+        ("plan --table no.npz", "there is no file"),
+    ],
+)
+def test_a_wrong_file_or_channel_is_told_before_torch_is_imported(command, message, tmp_path):
+    arguments = command.format(new=tmp_path / "new", night=ss.demo_paths()[0]).split()
+    code = (
+        "import sys; from sleepstage.__main__ import main\n"
+        "try: status = main(sys.argv[1:])\n"
+        "except SystemExit as stop: status = stop.code\n"
+        "sys.exit(3 if 'torch' in sys.modules else status)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 2 and message in done.stderr
 
 
 @pytest.mark.parametrize("flag", ["--untuned", "--nf4", "--no-nf4", "--fit-prior"])
