@@ -154,7 +154,10 @@ def stage_codes(stages: ArrayLike) -> NDArray[np.int8]:
     """
     codes = np.asarray(stages)
     if codes.ndim != 1:
-        raise ValueError(f"stages have shape {codes.shape}; expected one code an epoch, shape (n_epochs,)")
+        raise ValueError(
+            f"stages are a {type(stages).__name__} of shape {codes.shape}, expected one code an epoch, shape "
+            "(n_epochs,); of a hypnodensity, most_probable_stages gives them"
+        )
     strangers = codes[~np.isin(codes, [UNSCORED, *STAGE_CODES.values()])].tolist()
     if strangers:
         raise ValueError(

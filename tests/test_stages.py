@@ -18,5 +18,7 @@ def test_stages_become_names_and_no_stage_an_empty_one():
 
 def test_stage_codes_accept_lists_and_floats_without_fractions():
     assert stage_codes([0.0, 4.0, -1.0]).dtype == np.int8
+    with pytest.raises(ValueError, match=r"ndarray of shape \(3, 5\).*most_probable_stages"):
+        stage_codes(np.full((3, 5), 0.2))
     with pytest.raises(ValueError, match="nan"):
         stage_codes([0.0, np.nan])

@@ -169,11 +169,10 @@ class PromptSpec:
                 raise ValueError(f"the cut points of {column} are {cuts}, expected {N_LEVELS - 1} that rise")
         if len({label for label in self.labels if isinstance(label, str)}) != len(STAGES):
             raise ValueError(f"label words are {self.labels}, expected a different one for each of {STAGES}")
-        check_number(
-            self.window, "window", 1, 1000, whole=True
-        )  # eight hours; attention grows with its square
-        if not 0 <= self.look_ahead < self.window:
-            raise ValueError(f"look_ahead is {self.look_ahead}, expected 0 to window − 1 = {self.window - 1}")
+        longest = 1000  # lines, eight hours: attention grows with the square of a text's length
+        check_number(self.window, "window", 1, longest, whole=True)
+        check_number(self.look_ahead, "look_ahead (below window)", 0, self.window - 1, whole=True)
+        check_number(self.examples, "examples", 0, longest, whole=True)
 
     @property
     def reads_hints(self) -> bool:

@@ -25,6 +25,7 @@ def split_table(table: pd.DataFrame, test_fraction: float = 0.2, seed: int = 0) 
     pandas.Series of str, shape (n_epochs,)
         ``"train"``, ``"test"``, and for one person ``"gap"``.
     """
+    check_index(table)
     if table.index.unique("subject").size > 1:
         return split_subjects(table, test_fraction, seed)
     nights = [split_blocks(night) for _, night in table.groupby(level="recording", sort=False)]
@@ -78,7 +79,7 @@ def split_blocks(
     ValueError
         If the table holds more than one recording, or too few epochs for the blocks and gaps.
     """
-    check_index(table.index, one_recording=True)
+    check_index(table, one_recording=True)
     if not 2 <= test_every <= n_blocks:
         raise ValueError(f"test_every is {test_every}, expected 2 to n_blocks = {n_blocks}")
     block_length = len(table) // n_blocks
@@ -122,14 +123,15 @@ def recut(table: pd.DataFrame, seed: int | np.random.Generator = 1, max_epochs: 
     """Cut a random number of epochs, 0 to ``max_epochs``, off both ends of every recording.
 
     Sleep-EDF's nights begin half an hour before the first epoch that the expert scored as sleep. So an
-    epoch's place in the file says when sleep began; after this cut it does not. Recordings are taken in the
-    order of their names, and two numbers are drawn for each.
+    epoch's place in the file says when sleep began; after this cut it does not. Of a short recording, at most
+    a quarter is cut off each end. Recordings are taken in the order of their names, and two numbers are drawn
+    for each.
     """
     rng = np.random.default_rng(seed)
     epoch = table.index.get_level_values("epoch").to_numpy()
     kept = np.zeros(len(table), dtype=bool)
     for _, rows in sorted(table.groupby(level=["recording", "subject"]).indices.items()):
-        first, last = rng.integers(0, max_epochs + 1, size=2)
+        first, last = rng.integers(0, min(max_epochs, len(rows) // 4) + 1, size=2)
         place = epoch[rows] - epoch[rows].min()
         kept[rows] = (place >= first) & (place <= place.max() - last)
     return table[kept]

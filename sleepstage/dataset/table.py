@@ -29,13 +29,13 @@ log = logging.getLogger(__name__)
 Values = TypeVar("Values", pd.Series, pd.DataFrame)
 
 
-def check_index(index: pd.Index, one_recording: bool = False) -> None:
+def check_index(table: object, one_recording: bool = False) -> None:
     """Refuse an index that is not ``(subject, recording, epoch)``, each epoch once.
 
     Parameters
     ----------
-    index : pandas.Index
-        Of a feature table, a hypnodensity or a Series of stages.
+    table : pandas.DataFrame, pandas.Series or pandas.Index
+        A feature table, a hypnodensity or a Series of stages; or the index of one.
     one_recording : bool
         Refuse more than one recording too.
 
@@ -44,6 +44,12 @@ def check_index(index: pd.Index, one_recording: bool = False) -> None:
     ValueError
         Saying what came and what was expected.
     """
+    index = table if isinstance(table, pd.Index) else getattr(table, "index", None)
+    if not isinstance(index, pd.Index):
+        raise ValueError(
+            f"got {type(table).__name__}, expected a feature table; extract_features(recording) makes one of "
+            "a night, folder_table of a folder"
+        )
     if tuple(index.names) != INDEX:
         raise ValueError(f"the table is indexed by {list(index.names)}, expected {list(INDEX)}")
     if (kind := index.get_level_values("epoch").dtype).kind not in "iu":
@@ -68,7 +74,7 @@ def check_table(table: pd.DataFrame) -> None:
     ValueError
         Saying what came and what was expected.
     """
-    check_index(table.index)
+    check_index(table)
     if "stage" not in table:
         raise ValueError("the table has no column 'stage'; expected stage codes, -1 where unscored")
     stage_codes(table["stage"])
@@ -90,9 +96,9 @@ def consecutive_runs(table: pd.DataFrame) -> list[slice]:
     >>> consecutive_runs(pd.DataFrame(index=index))
     [slice(0, 3, None), slice(3, 5, None)]
     """
+    check_index(table)
     if not len(table):
         raise ValueError("the table has no epochs, expected at least one")
-    check_index(table.index)
     recording = np.diff(table.groupby(level=NIGHT, sort=False).ngroup())  # numbered as they come
     epoch = np.diff(table.index.get_level_values("epoch").to_numpy(np.int64))
     if (disorder := (recording < 0) | ((recording == 0) & (epoch <= 0))).any():
@@ -407,6 +413,7 @@ def describe_nights(table: pd.DataFrame) -> pd.DataFrame:
         the one before; the epochs of each stage; ``unscored``, those without one; and of each ``quality``
         that occurs, if the table has that column.
     """
+    check_index(table)
     number = table.index.get_level_values("epoch").to_series(index=table.index)
     steps = number.groupby(level=NIGHT, sort=False).diff()
     counted = {"epochs": number.notna(), "gaps": steps.notna() & (steps != 1)}

@@ -127,7 +127,7 @@ def context_features(table: pd.DataFrame) -> pd.DataFrame:
     Neighbours and means never reach into another recording or across a gap in the epoch numbers: there, a
     neighbour is NaN, and a mean is taken over the values that exist.
     """
-    check_index(table.index)
+    check_index(table)
     ordered = table[feature_columns(table)].astype(float).sort_index(level=list(INDEX))
     runs = consecutive_runs(ordered)
     run_of_row = np.repeat(np.arange(len(runs)), [run.stop - run.start for run in runs])

@@ -82,12 +82,12 @@ def draw_hints(
     """
     known = np.full(len(stages), UNSCORED)
     (scored,) = np.nonzero(stages != UNSCORED)
-    if rng.random() < share and scored.size:
-        n = int(rng.integers(1, MOST_HINTS + 1))
+    if rng.random() < share and scored.size > 1:
+        n = min(int(rng.integers(1, MOST_HINTS + 1)), scored.size - 1)  # something is left to ask for
         if doubt is not None and rng.random() < 0.5:
             unsure = doubt[scored] + 0.1 * rng.random(len(scored))
             given = scored[spread(unsure, n)]
         else:
-            given = rng.choice(scored, min(n, len(scored)), replace=False)
+            given = rng.choice(scored, n, replace=False)
         known[given] = stages[given]
     return known

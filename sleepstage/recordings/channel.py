@@ -222,7 +222,18 @@ def _events(annotations: mne.Annotations, first_s: float = 0.0) -> list[Event]:
 def _check_channel(channel: str, present: list[str], path: Path) -> None:
     if channel not in present:
         names = ", ".join(map(repr, present)) or "none (is it the hypnogram?)"
-        raise ValueError(f"{path} has no channel {channel!r}. Present: {names}. Pass one as `channel`.")
+        way_out = "Pass one as `channel`."
+        # Perhaps every electrode was recorded against a common one.
+        ends = [end.split()[-1:] for end in str(channel).split("-")]
+        pair = [[name for name in present if name.split()[-1:] == end] for end in ends]
+        if len(pair) == 2 and all(pair):
+            plus, minus = pair[0][0], pair[1][0]
+            way_out = (
+                "It is the difference of two of them: raw = mne.io.read_raw(file, preload=True), then "
+                f"mne.set_bipolar_reference(raw, {plus!r}, {minus!r}, {channel!r}), which you pass in place "
+                "of the file."
+            )
+        raise ValueError(f"{path} has no channel {channel!r}. Present: {names}. {way_out}")
 
 
 def _marker_files(header: Path) -> list[Path]:

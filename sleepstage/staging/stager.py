@@ -155,7 +155,7 @@ class Stager:
             If ``known`` has an epoch that the table has not, or something else than stage codes; or if the
             adapter cannot read hints.
         """
-        check_index(table.index)
+        check_index(table)
         given = _given(table, known)
         proba = self._read(table, given, stride, windows_per_batch)
         again = _around_sleep(proba)

@@ -94,6 +94,13 @@ def test_recut_without_margin_changes_nothing():
     pd.testing.assert_frame_equal(recut(table, max_epochs=0), table)
 
 
+def test_recut_leaves_at_least_half_of_a_short_night():
+    table = collect([night_table(n, f"n{n}", [*range(n), 900]) for n in (1, 2, 7, 30)])
+    for seed in range(50):
+        left = recut(table, seed, max_epochs=480).groupby(level="subject").size()
+        assert (left >= (left.index + 1) / 2).all() and len(left) == 4
+
+
 def test_partition_takes_people_by_name_whatever_their_type():
     table = collect([night_table(subject, f"n{subject}") for subject in (1, 2, 12)])
     chosen, others = partition_subjects(table, ["2", 12])

@@ -321,6 +321,19 @@ def test_one_recording_is_asked_for_where_a_night_is_needed():
         check_index(small_table(epochs=(0, 5, 5)).index)
 
 
+def test_what_is_no_table_is_refused_with_what_makes_one(night):
+    for attempt in (
+        lambda: ss.Stager.predict_proba(None, night),
+        lambda: ss.save_table(night, "night.npz"),
+        lambda: ss.collect([night]),
+        lambda: ss.split_table(night),
+        lambda: ss.describe_nights(night),
+        lambda: ss.PromptSpec.fit(night, [ss.Digit("std_uv")]),
+    ):
+        with pytest.raises(ValueError, match=r"got Recording, expected .* extract_features\(recording\)"):
+            attempt()
+
+
 def test_runs_end_at_gaps_and_recordings():
     def runs(*recordings):
         rows = [(subject, name, epoch) for subject, name, epochs in recordings for epoch in epochs]

@@ -15,6 +15,7 @@ from made_signals import N_SAMPLES, SFREQ_HZ, make_bad_epochs, make_noise, make_
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import signal
 
+from sleepstage.dataset.digits import PromptSpec
 from sleepstage.features.catalogue import (
     META_COLUMNS,
     PUBLISHED_TABLE_COLUMNS,
@@ -24,6 +25,7 @@ from sleepstage.features.catalogue import (
 from sleepstage.features.extract import extract_features
 from sleepstage.features.spectral import rfft_rest, spectral_features
 from sleepstage.features.time_domain import hjorth_features, moment_features, time_features, wavelet_features
+from sleepstage.finetuning.adapter import SHIPPED_ADAPTER
 from sleepstage.recordings.dictionary import load_dictionary
 from sleepstage.recordings.recording import Recording, read_recording
 
@@ -211,3 +213,7 @@ def test_features_do_not_depend_on_the_rate(night, table, tmp_path, way_in, sfre
         names, fill_value=0
     )
     assert ((quotients - 1).abs() < tolerance).all(), quotients[(quotients - 1).abs() >= tolerance]
+    spec = PromptSpec.load(SHIPPED_ADAPTER / "prompt.json")  # what the model reads is the same as well
+    with pytest.warns(UserWarning, match="less than two hours"):
+        changed = (spec.levels(found) != spec.levels(expected)).mean(axis=0)
+    assert changed.max() < 0.05, changed

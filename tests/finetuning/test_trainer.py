@@ -75,6 +75,17 @@ def test_a_table_without_stages_is_refused(table, spec, smollm2_tokenizer):
         ss.training_windows(table.assign(stage=-1), spec, smollm2_tokenizer, 1)
 
 
+@pytest.mark.parametrize(("n_epochs", "hinted_share"), [(1, 1.0), (2, 1.0), (30, 0.5)])
+def test_nights_shorter_than_the_margins_give_texts(table, smollm2_tokenizer, n_epochs, hinted_share):
+    """Neither is a whole night cut off, nor are all of its stages given away as hints."""
+    spec = ss.PromptSpec(digits=DIGITS, window=10, examples=3)
+    config = ss.TrainingConfig(margin_epochs=480, hinted_share=hinted_share)
+    short = table.iloc[200 : 200 + n_epochs]
+    texts = ss.training_windows(short, spec, smollm2_tokenizer, 20, config)
+    learned = {stage for labels in texts["labels"] for stage in labels if stage != IGNORED}
+    assert len(texts) == 20 and learned and learned <= set(short["stage"])
+
+
 def test_hinted_texts_have_examples_and_ask_nothing_that_they_give(table, smollm2_tokenizer):
     spec = ss.PromptSpec(digits=DIGITS, window=10, examples=3)
     config = ss.TrainingConfig(hinted_share=0.5, windows_per_batch=2, batches_per_step=2)

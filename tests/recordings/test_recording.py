@@ -824,6 +824,19 @@ def test_unknown_channel_names_those_present(tmp_path, hypnogram):
         read_recording(hypnogram)
 
 
+@pytest.mark.parametrize(("prefix", "asked"), [("", "C4-M1"), ("EEG ", "C4-M1"), ("EEG ", "EEG C4-M1")])
+def test_a_derivation_that_was_not_recorded_is_made_as_the_error_says(tmp_path, prefix, asked):
+    c4, m1 = np.random.default_rng(0).normal(0, 20, (2, 9000))
+    psg = write_psg(tmp_path / "night.edf", {f"{prefix}C4": c4, f"{prefix}M1": m1})
+    with pytest.raises(ValueError, match="difference of two") as refused:
+        read_recording(psg, channel=asked)
+    code = re.search(r"mne\.set_bipolar_reference\(.*?\)", str(refused.value))[0]
+    raw = eval(code, {"mne": mne, "raw": mne.io.read_raw(psg, preload=True, verbose="error")})
+    night = read_recording(raw, channel=asked)
+    assert night.subject == "night" and night.channel == asked
+    np.testing.assert_allclose(night.eeg_uv.ravel(), c4 - m1, atol=0.1)
+
+
 def test_slow_sampling_is_refused(tmp_path):
     psg = write_psg(tmp_path / "slow.edf", {"EEG Fpz-Cz": steps(2, 30 * 63)}, sfreq_hz=63)
     with pytest.raises(ValueError, match="sampled at 63 Hz, expected 100 Hz or at least 64"):
