@@ -1,5 +1,7 @@
 """Run the notebooks and the solutions in order from clean kernels and keep their outputs: ``make notebooks``.
 
+With paths as arguments, only those are run. The README's picture, ``docs/night.png``, is one of a notebook.
+
 Outputs are stored as a reader without a kernel needs them. A progress bar is a widget, whose stored text is
 the bar at 0 %: it is replaced by the last text that it showed. A widget that brings a picture of itself is
 replaced by that picture. Timestamps and other metadata are dropped. Exercises are handed out empty.
@@ -7,8 +9,10 @@ replaced by that picture. Timestamps and other metadata are dropped. Exercises a
 
 from __future__ import annotations
 
+import base64
 import html
 import re
+import sys
 import time
 from pathlib import Path
 
@@ -67,6 +71,16 @@ def with_outputs(folder: Path) -> list[Path]:
     return [path for pattern in ("*.ipynb", "solutions/*.ipynb") for path in sorted(folder.glob(pattern))]
 
 
+def picture_below(path: Path, cell_id: str) -> bytes:
+    """Give the first picture, a PNG, among the outputs of a cell."""
+    (cell,) = [cell for cell in nbformat.read(path, as_version=4).cells if cell.id == cell_id]
+    shown = [output.data["image/png"] for output in cell.outputs if "image/png" in output.get("data", {})]
+    return base64.b64decode(shown[0])
+
+
 if __name__ == "__main__":
-    for notebook_path in with_outputs(Path(__file__).parent):
+    FOLDER = Path(__file__).parent
+    for notebook_path in [Path(name) for name in sys.argv[1:]] or with_outputs(FOLDER):
         print(f"{notebook_path.name}: {refresh(notebook_path):.0f} s", flush=True)
+    night = picture_below(FOLDER / "00_start.ipynb", "picture")
+    (FOLDER.parent / "docs" / "night.png").write_bytes(night)

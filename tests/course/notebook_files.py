@@ -13,9 +13,10 @@ import numpy as np
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = ROOT / "notebooks"
-NAMES = ["01_download", "02_features", "03_dataset", "04_qlora_finetune", "05_eval"]
-SOLUTIONS = [f"solutions/{name[:2]}_solutions" for name in NAMES]
-EXERCISES = [f"exercises/{name[:2]}_exercises" for name in NAMES]
+NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
+STATIONS = {"01": "EEG", "02": "features", "03": "digits", "04": "tokens", "05": "five probabilities"}
+SOLUTIONS = [f"solutions/{number}_solutions" for number in STATIONS]
+EXERCISES = [f"exercises/{number}_exercises" for number in STATIONS]
 ALL = [*NAMES, *EXERCISES, *SOLUTIONS]
 
 DRAWS = re.compile(
@@ -38,6 +39,17 @@ def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
 
 def texts(notebook: nbformat.NotebookNode) -> list[str]:
     return [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+
+
+def strip(name: str) -> str:
+    """Give the line on top of a notebook: the way of an epoch, with the place where this notebook stands."""
+    here = STATIONS.get(name[:2])
+    homes = {number: next(home for home in NAMES if home.startswith(number)) for number in STATIONS}
+    stations = [
+        f"**{station}**" if station == here else f"[{station}]({homes[number]}.ipynb)"
+        for number, station in STATIONS.items()
+    ]
+    return f"> {' → '.join(stations)} · you are here: **{here or 'all of it'}"
 
 
 def ink(png: str) -> float:

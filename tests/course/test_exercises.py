@@ -88,7 +88,7 @@ def test_notebook_opens_with_title_badge_and_time_and_ends_with_a_link_back(name
 
 @pytest.mark.release
 @pytest.mark.parametrize("name", BOTH)
-def test_set_up_is_that_of_the_five_notebooks(name):
+def test_set_up_is_that_of_the_notebooks(name):
     assert code(name)[0] == code("01_download")[0]
 
 

@@ -7,6 +7,7 @@ here until the notebooks have been run again (``make notebooks``) and the text h
 from __future__ import annotations
 
 import ast
+import base64
 import importlib
 import inspect
 import re
@@ -18,7 +19,18 @@ from typing import Any, Self
 import nbformat
 import pandas as pd
 import pytest
-from notebook_files import ALL, NAMES, NOTEBOOKS, ROOT, SOLUTIONS, check_outputs, code_cells, read, texts
+from notebook_files import (
+    ALL,
+    NAMES,
+    NOTEBOOKS,
+    ROOT,
+    SOLUTIONS,
+    check_outputs,
+    code_cells,
+    read,
+    strip,
+    texts,
+)
 
 import sleepstage as ss
 
@@ -37,11 +49,18 @@ OWN_PAGES = (
 
 # Figures that the text quotes and that the notebook does not print, with their source.
 FROM_ELSEWHERE: dict[str, dict[str, str]] = {
+    "00_start": {
+        "0.76": "Lee et al., 2022",
+        "135": "SmolLM2's millions of weights",
+        "270": "sleepstage.prepare",
+    },
     "01_download": {
         "0.76": "Lee et al., 2022",
         "0.24": "Lee et al., 2022",
         "101": "a volume of a reference",
         "25,230": "841 × 30",
+    },
+    "01b_your_data": {
         "300": "the slow waves of children",
         "153": "the nights of Sleep Cassette",
         "288": "6 × 48",
@@ -210,7 +229,8 @@ def test_cells_are_short_and_define_nothing_the_package_should_own(name):
         *((cell, 15) for cell in story),
     ):  # the imports stand with the parameters, and a line of words above each field of Colab's form
         assert len([line for line in cell.source.splitlines() if line.strip()]) <= most, cell.source
-        assert not re.search(r"^(def|class) ", cell.source, re.MULTILINE), cell.source
+        if name != "workshop":  # which has the exercises' stubs
+            assert not re.search(r"^(def|class) ", cell.source, re.MULTILINE), cell.source
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -233,6 +253,19 @@ def test_badge_points_to_the_notebook_itself(name):
     first = read(name).cells[0]
     assert f"/blob/main/notebooks/{name}.ipynb)" in first.source
     assert first.source.startswith("# ")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_strip_on_top_says_where_the_notebook_stands(name):
+    assert strip(name) in read(name).cells[0].source
+
+
+def test_the_readmes_picture_is_the_notebooks():
+    (cell,) = [cell for cell in code_cells(read("00_start")) if cell.id == "picture"]
+    (shown,) = [output.data["image/png"] for output in cell.outputs if "image/png" in output.get("data", {})]
+    picture = (ROOT / "docs" / "night.png").read_bytes()
+    assert base64.b64decode(shown) == picture
+    assert len(picture) < 150_000
 
 
 @pytest.mark.parametrize("name", ALL)
