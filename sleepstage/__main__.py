@@ -68,7 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     option = command(_train, "train an adapter on a feature table, split by subject")
     option("--table", type=Path, required=True, help="a feature table (.npz)")
     option("--adapter", type=Path, required=True, help="the folder to write")
-    option("--validation-subjects", nargs="*", default=[], help="subjects not to train on")
+    about = "subjects not to train on, on whom the adapter is scored when it is trained"
+    option("--validation-subjects", nargs="*", default=[], help=about)
     option("--start-from", type=_adapter, help="an adapter to go on from, with its prompt")
     option("--causal", action="store_true", help="read from left to right only, as llama.cpp does")
     option("--base", help="base model: a folder or a hub name (default: what the machine can tune)")
@@ -87,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     option("--taught", action=argparse.BooleanOptionalAction, help=about)
     option("--float32", dest="nf4", action="store_false", help="do not quantize the base model to NF4")
-    option("--resume", action="store_true", help="go on from the newest checkpoint")
+    option("--resume", action="store_true", help="go on where an earlier call stopped")
     option("--copy-to", type=_new_folder, help="a folder, on a drive say, for copies of checkpoints")
 
     option = command(_plan, "compute the memory and work that fine-tuning will need")
@@ -183,9 +184,9 @@ def _train(options: argparse.Namespace) -> None:
     if table.empty:
         raise ValueError("every subject is in --validation-subjects, so none is left to train on")
 
-    from .finetuning.adapter import read_card
+    from .finetuning.adapter import FIGURES, read_card
     from .finetuning.base_model import local_copy
-    from .finetuning.settings import MANY_PEOPLE, TrainingConfig, detect
+    from .finetuning.settings import MANY_PEOPLE, TrainingConfig, detect, launch
     from .finetuning.teacher import N_FOLDS
     from .finetuning.trainer import finetune
 
@@ -209,6 +210,13 @@ def _train(options: argparse.Namespace) -> None:
         taught = table.index.unique("subject").size >= N_FOLDS
     finetune(table, spec, config, options.adapter, options.resume, taught, options.copy_to)
     print(f"The adapter is in {options.adapter}")
+    if options.validation_subjects and launch().is_main_process:
+        figures = options.adapter / FIGURES
+        print(f"Scoring it on the validation subjects, and fitting its temperature on them: {figures}")
+        what = ["--table", options.table, "--adapter", options.adapter, "--fit-prior", "--json", figures]
+        what += ["--base", options.base] if options.base else []
+        scoring = ["evaluate", *map(str, what), "--subjects", *options.validation_subjects]
+        _evaluate(_parser().parse_args(scoring))
 
 
 def _plan(options: argparse.Namespace) -> None:

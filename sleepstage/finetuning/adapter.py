@@ -45,7 +45,16 @@ SHARD_BYTES = 2 * 10**9
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", *OWN_FILES)
 
-ADAPTER = Contents("an adapter folder", ADAPTER_FILES.__contains__, "prior.json")  # a name of nobody else's
+FIGURES = "figures.json"
+"""What ``python -m sleepstage train`` writes into an adapter's folder about its validation subjects."""
+
+ADAPTER = Contents(
+    "an adapter folder",
+    re.compile(
+        "|".join(map(re.escape, [*ADAPTER_FILES, FIGURES])) + r"|(prior|figures)\.json\.partial\d*"
+    ).fullmatch,
+    "prior.json",  # a name of nobody else's
+)
 
 MERGED = Contents(
     "a merged model's folder",

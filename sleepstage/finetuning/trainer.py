@@ -7,6 +7,8 @@ line of the text ends.
 From top to bottom: the loss, the trainer, its settings, what puts them together, and :func:`finetune`.
 """
 
+import json
+import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -30,13 +32,15 @@ from ..dataset.table import data_fingerprint
 from ..files import check_replaceable, remove_ours
 from ..stages import STAGES, UNSCORED
 from . import base_model
-from .adapter import ADAPTER, Adapter, load_adapter, save_adapter
+from .adapter import ADAPTER, Adapter, load_adapter, read_card, save_adapter
 from .calibration import HypnogramPrior
 from .callbacks import Clock, ProgressBar, Watch, training_curve
 from .checkpoints import CHECKPOINTS, MarkComplete, check_places, held, newest_complete
 from .settings import TrainingConfig, detect, launch, learning_rate_for
 from .teacher import TEACHER, Teacher
 from .training_texts import IGNORED, training_windows
+
+log = logging.getLogger(__name__)
 
 
 def summed_loss(
@@ -316,7 +320,8 @@ def finetune(
         The adapter's folder, written when the training is complete. Checkpoints lie beside it, in
         ``<adapter>-checkpoints``, until then.
     resume : bool
-        Go on from the newest complete checkpoint, if there is one.
+        Go on from the newest complete checkpoint, if there is one. If this very training is complete and its
+        adapter there, nothing is trained.
     taught : bool
         Train small networks on folds of the people first (:class:`sleepstage.finetuning.teacher.Teacher`),
         whose probabilities are soft targets: ``config.teacher_share`` of the loss is then the cross-entropy
@@ -348,6 +353,9 @@ def finetune(
     if writes:
         check_replaceable(adapter, ADAPTER, needed)
         check_places(work, copies, resume, [adapter, *needed])
+    if resume and not work.exists() and _is_trained(adapter, train_table, spec, config, taught):
+        log.info("%s is trained already, on the same data with the same settings", adapter)
+        return pd.DataFrame(read_card(adapter)["curve"])
     with held(work) if writes else nullcontext():
         teacher = None
         if taught:
@@ -379,6 +387,24 @@ def finetune(
             remove_ours(work, CHECKPOINTS)
             remove_ours(adapter.with_name(f"{adapter.name}-teacher"), TEACHER)
         return training_curve(trainer.state)
+
+
+def _is_trained(
+    adapter: Path, train_table: pd.DataFrame, spec: PromptSpec, config: TrainingConfig, taught: bool
+) -> bool:
+    """Say whether a folder holds the adapter that these data, this prompt and these settings give."""
+    if not (adapter / "train.json").is_file():  # the folder is written whole
+        return False
+    card = read_card(adapter)
+    then = card.get("settings", {})
+    may_change = ["max_minutes", "checkpoint_steps", *(["learning_rate"] * (config.learning_rate is None))]
+    now = asdict(config) | {name: then.get(name) for name in may_change}
+    return (
+        then == json.loads(json.dumps(now))  # tuples are lists there
+        and card.get("data_fingerprint") == data_fingerprint(train_table)
+        and card.get("taught") == taught
+        and PromptSpec.load(adapter / "prompt.json") == spec
+    )
 
 
 def training_record(trainer: AnswerTrainer, train_table: pd.DataFrame, minutes: float) -> dict[str, Any]:

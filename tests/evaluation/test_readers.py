@@ -128,6 +128,7 @@ def test_train_and_evaluate_from_the_command_line(cohort, tmp_path, tiny_base, c
     arguments = ["--table", str(path), "--adapter", str(adapter)]
     training = ["--validation-subjects", "5", "6", "--steps", "2", "--base", str(tiny_base), "--float32"]
     assert main(["train", *arguments, *training]) == 0
+    of_training = json.loads((adapter / "figures.json").read_text())
     card = json.loads((adapter / "train.json").read_text())
     assert card["subjects"] == [0, 1, 2, 3, 4, 7]
     scoring = ["--subjects", "5", "6", "--baseline", "--network", "--json", str(result), "--fit-prior"]
@@ -135,6 +136,9 @@ def test_train_and_evaluate_from_the_command_line(cohort, tmp_path, tiny_base, c
     scoring += ["--hints", "10", "--hints-at", "doubt"]
     assert main(["evaluate", *arguments, *scoring]) == 0
     figures = json.loads(result.read_text())
+    for kind in ("llm", "llm_as_read"):
+        unlike = {"epochs_per_second": None}
+        assert of_training[kind] | unlike == figures[kind] | unlike
     models = {"llm", "baseline", "network"}
     read = models | {f"{name}_as_read" for name in models}
     assert set(figures) == read | {"kappa_difference_ci", "gain", "conditions", "hints"}
@@ -159,3 +163,27 @@ def test_train_and_evaluate_from_the_command_line(cohort, tmp_path, tiny_base, c
     assert prior.fitted_on == (5, 6) and prior.temperature != 1
     assert main(["evaluate", *arguments, "--subjects", "4", "5", "--json", str(result)]) == 2
     assert "subjects 4 are in training and in test" in capsys.readouterr().err
+
+
+def test_a_call_that_is_stopped_while_it_scores_is_resumed_without_training(
+    cohort, tmp_path, tiny_base, monkeypatch
+):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    path = ss.save_table(cohort[cohort.index.get_level_values("subject") < 3], tmp_path / "three.npz")
+    adapter = tmp_path / "adapter"
+    command = ["train", "--table", str(path), "--adapter", str(adapter), "--base", str(tiny_base)]
+    command += ["--validation-subjects", "2", "--steps", "1", "--float32"]
+    with monkeypatch.context() as patch:
+        patch.setattr("sleepstage.evaluation.readers.evaluate_cohort", stop)
+        assert main(command) == 130
+    assert HypnogramPrior.load(adapter / "prior.json").fitted_on == ()
+    (adapter / "figures.json.partial1234567").touch()  # killed while it wrote
+    with monkeypatch.context() as patch:
+        patch.setattr("sleepstage.finetuning.trainer.build_trainer", stop)
+        assert main([*command, "--resume"]) == 0
+        assert main([*command, "--resume", "--seed", "1"]) == 130  # this is another training
+    assert HypnogramPrior.load(adapter / "prior.json").fitted_on == (2,)
+    assert json.loads((adapter / "figures.json").read_text())["llm"]["per_subject"].keys() == {"2"}
+    assert main(command) == 0  # an adapter with figures is one that training may replace
