@@ -1,105 +1,77 @@
-"""What do the digits carry? A small recurrent network reads them, a whole night at a time, in a minute.
+"""Which digits should a line have? Sets of digits, compared without a look at any test person.
 
-    python benchmarks/digits.py --table TABLE.npz --validation-subjects 2 6 10 [--night …] [--cohort …]
+    python benchmarks/digits.py --table TABLE.npz --validation-subjects 2 6 10 --out ROWS.csv [--sets g15 f17]
 
-It learns from all other people of the table and is scored on those named, nights recut as in
-`sleepstage evaluate`. Cheap enough to compare sets of digits, and a mark for the language model: what it does
-not reach with the same digits is not the digits' fault.
-
-With ``--teach ANSWERS.npz``, networks of three seeds also answer for the people they learned from, each night
-cut in five ways; the mean is what ``sleepstage train --teacher ANSWERS.npz`` learns from.
+For each set, small networks (`sleepstage.finetuning.teacher`) learn from folds of the people who are not left
+out, and each person is answered for by networks that never saw them. A row has the kappa, the log-loss and
+N1's F1 of whole nights, cut at random as in `sleepstage evaluate`, and of pieces of four hours. It also has
+the tokens of a line with the offline model's tokenizer: they are what a set costs. A set that has a row in
+``--out`` is not trained again; ``--networks`` keeps the networks of a set that was interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import nn
 
-from sleepstage.dataset.digits import COHORT_COLUMNS, PUBLISHED_COLUMNS, Digit, PromptSpec
+from sleepstage.dataset.digits import Digit, PromptSpec
 from sleepstage.dataset.splits import partition_subjects, recut
-from sleepstage.dataset.table import load_table, save_table
-from sleepstage.evaluation.metrics import report, score
-from sleepstage.features.catalogue import NIGHT
-from sleepstage.stages import STAGES
+from sleepstage.dataset.table import load_table
+from sleepstage.dataset.windows import line_tokens
+from sleepstage.evaluation.conditions import CONDITIONS
+from sleepstage.evaluation.metrics import score
+from sleepstage.files import write_whole
+from sleepstage.finetuning.base_model import load_tokenizer
+from sleepstage.finetuning.settings import OFFLINE_MODEL
+from sleepstage.finetuning.teacher import Teacher
+from sleepstage.stages import STAGES, UNSCORED
 
-CLASS_WEIGHTS = (1.0, 1.5, 1.0, 1.2, 1.2)
-PIECE = 150  # epochs learned at once
-BATCH = 16
-
-
-class Reader(nn.Module):
-    """A bidirectional GRU over lines of digits: (B, n_epochs, n_digits) → (B, n_epochs, 5)."""
-
-    def __init__(self, n_digits: int, width: int = 64):
-        super().__init__()
-        self.enter = nn.Linear(n_digits, width)
-        self.night = nn.GRU(width, width, batch_first=True, bidirectional=True)
-        self.drop = nn.Dropout(0.3)
-        self.answer = nn.Linear(2 * width, len(STAGES))
-
-    def forward(self, levels: torch.Tensor) -> torch.Tensor:
-        hidden, _ = self.night(self.drop(torch.relu(self.enter((levels - 5) / 2.6))))
-        return self.answer(self.drop(hidden))
-
-
-def nights(table: pd.DataFrame, spec: PromptSpec) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Levels (n_epochs, n_digits) and stages (n_epochs,) of every night."""
-    levels = torch.tensor(spec.levels(table), dtype=torch.float32)
-    stages = torch.tensor(table["stage"].to_numpy(), dtype=torch.long)
-    return [(levels[rows], stages[rows]) for rows in table.groupby(level=NIGHT, sort=False).indices.values()]
-
-
-def train(table: pd.DataFrame, spec: PromptSpec, passes: int, seed: int) -> Reader:
-    """Learn from pieces of nights, cut anew in every pass."""
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
-    reader = Reader(len(spec.digits))
-    n_nights = len(table.index.droplevel("epoch").unique())
-    optimizer = torch.optim.AdamW(reader.parameters(), weight_decay=0.01)
-    steps = passes * (n_nights * 8 // BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
-    loss = nn.CrossEntropyLoss(weight=torch.tensor(CLASS_WEIGHTS), ignore_index=-1)
-    done = 0
-    while done < steps:
-        pieces = []
-        for levels, stages in nights(recut(table, rng), spec):
-            for start in range(int(rng.integers(PIECE // 2)), len(stages) - PIECE, PIECE):
-                pieces.append((levels[start : start + PIECE], stages[start : start + PIECE]))
-        order = rng.permutation(len(pieces))
-        for first in range(0, len(order) - BATCH + 1, BATCH):
-            if done == steps:
-                break
-            batch = [pieces[i] for i in order[first : first + BATCH]]
-            levels, stages = (torch.stack(part) for part in zip(*batch, strict=True))
-            optimizer.zero_grad()
-            loss(reader(levels).flatten(0, 1), stages.flatten()).backward()
-            nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            done += 1
-    return reader.eval()
+SETS = {  # LEVEL:FEATURE, or LEVEL:FEATURE/FEATURE for a ratio
+    "c15": "N:Ld N:Lt N:La N:Ls N:Lb N:rd N:rt N:ra N:rb N:rest P:Rd P:Rt P:Ra P:Rs P:Rb",
+    "g15": "N:Ld N:Lt N:La N:Ls N:Lb N:rd N:rest P:Rd P:Rt P:Ra P:Rs P:Rb P:rd/rb P:rest/var P:range/std",
+    "f12": "N:rd N:ra P:Ra P:rd/var P:Rs/Rb P:Rs/Ra P:Rt/Ra P:range/std C:Ld C:Lb D:Ld D:Lb",
+    "f17": "N:La N:rd N:ra N:Ra N:Rb P:Ra P:rb/var P:rd/var P:Rs/Rb P:Rs/Ra P:Rt/Ra P:range/std "
+    "C:Ld C:Lb D:Ld D:Ls D:Lb",
+    "k17": "C:Ld C:Lt C:La C:Ls C:Lb N:rd N:ra P:Ra P:rd/var P:Rs/Rb P:Rs/Ra P:Rt/Ra P:range/std "
+    "D:Ld D:Ls D:La D:Lb",
+    "h19": "N:Ld N:Lt N:La N:Ls N:Lb N:rd N:rest P:Rd P:Rt P:Ra P:Rs P:Rb P:rd/rb P:rest/var P:range/std "
+    "C:Ld C:Lb D:Ld D:Lb",
+    "m20": "N:Ld N:La N:Ls N:Lb N:rd N:ra N:rest P:Ra P:Rd P:rd/var P:Rs/Rb P:Rs/Ra P:Rt/Ra P:range/std "
+    "P:rest/var C:Ld C:Lb D:Ld D:Ls D:Lb",
+}
+LEVELS = {"N": "night", "P": "cohort", "C": "median", "D": "neighbours"}  # N: this night, P: over people
+BANDS = {"d": "delta", "t": "theta", "a": "alpha", "s": "sigma", "b": "beta"}
+KINDS = {"L": "{}_log_power", "R": "{}_share", "r": "rfft_{}_uv2"}  # L: by Welch's method, R: shares of it
+FEATURES = {
+    kind + letter: name.format(band) for kind, name in KINDS.items() for letter, band in BANDS.items()
+}
+FEATURES |= {"std": "std_uv", "var": "var_uv2", "range": "ptp_uv", "rest": "rfft_rest_uv2"}
+LEARNING = {"margin_epochs": 60, "partial_share": 0.2, "hinted_share": 0.5}  # as in `sleepstage train`
 
 
-def answers(reader: Reader, table: pd.DataFrame, spec: PromptSpec) -> pd.DataFrame:
-    """Probabilities of the five stages for every epoch of the table, in its order."""
-    with torch.inference_mode():
-        proba = torch.cat([reader(levels[None])[0].softmax(-1) for levels, _ in nights(table, spec)])
-    return pd.DataFrame(proba.numpy().astype(np.float64), index=table.index, columns=list(STAGES))
+def digits(notation: str) -> list[Digit]:
+    """Read a set: ``"N:Ld P:range/std"`` is the log of delta power in its night, and a ratio over people."""
+    pairs = [word.split(":") for word in notation.split()]
+    return [Digit("/".join(FEATURES[x] for x in column.split("/")), LEVELS[level]) for level, column in pairs]
 
 
-def teach(table: pd.DataFrame, spec: PromptSpec, passes: int) -> pd.DataFrame:
-    """What three networks say about the people they learned from, on average over ways to cut the nights."""
-    said = []
-    for seed in range(3):
-        reader = train(table, spec, passes, seed)
-        said += [answers(reader, cut, spec) for cut in (table, *(recut(table, way) for way in range(4)))]
-    mean = pd.concat(said).groupby(level=table.index.names, sort=False).mean()
-    return mean.assign(stage=table["stage"])
+def compare(people: pd.DataFrame, name: str, networks: Path) -> dict[str, object]:
+    """Train the networks of a set, or load them, and give its row."""
+    spec = PromptSpec.fit(people, digits(SETS[name]))
+    teacher = Teacher.fit(people, spec, networks / name, **LEARNING)
+    line = line_tokens(np.ones((1, len(spec.digits)), dtype=np.int8), load_tokenizer(OFFLINE_MODEL))
+    row = {"set": name, "digits": len(spec.digits), "tokens": line.size}
+    nights = recut(people)
+    for what, table in (("nights", nights), ("pieces", CONDITIONS["pieces"](nights))):
+        proba = teacher.read(table, spec.levels(table), np.full(len(table), UNSCORED))
+        found = score(table["stage"], pd.DataFrame(proba, table.index, list(STAGES)))
+        row |= {f"{what} {figure}": found[figure] for figure in ("kappa", "log_loss")}
+        row[f"{what} N1"] = found["f1"][STAGES.index("N1")]
+    return row | {"notation": SETS[name]}
 
 
 def main() -> None:
@@ -107,31 +79,19 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--table", type=Path, required=True, help="a feature table (.npz) with stages")
-    parser.add_argument("--validation-subjects", nargs="+", required=True, help="scored, not trained on")
-    parser.add_argument("--leave-out", nargs="*", default=[], help="neither scored nor trained on")
-    parser.add_argument("--night", nargs="*", default=list(PUBLISHED_COLUMNS), help="levels within the night")
-    parser.add_argument("--cohort", nargs="*", default=list(COHORT_COLUMNS), help="levels over people")
-    parser.add_argument("--passes", type=int, default=10, help="over the training nights (default: 10)")
-    parser.add_argument("--seed", type=int, default=0, help="default: 0")
-    parser.add_argument("--teach", type=Path, help="write answers for the training people to this file")
+    parser.add_argument("--validation-subjects", nargs="*", default=[], help="left out")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS), help="default: all")
+    parser.add_argument("--out", type=Path, required=True, help="CSV file to write, or to add rows to")
+    parser.add_argument("--networks", type=Path, default=Path("digits-networks"), help="default: %(default)s")
     options = parser.parse_args()
 
-    _, table = partition_subjects(load_table(options.table), options.leave_out)
-    validation, training = partition_subjects(table, options.validation_subjects)
-    digits = [Digit(column) for column in options.night] + [
-        Digit(column, "cohort") for column in options.cohort
-    ]
-    spec = PromptSpec.fit(training, digits)
-    reader = train(training, spec, options.passes, options.seed)
-    validation = recut(validation)
-    figures = score(validation["stage"], answers(reader, validation, spec))
-    print(report({f"GRU on {len(digits)} digits": figures}).to_string())
-    print("F1:", dict(zip(STAGES, np.round(figures["f1"], 3).tolist(), strict=True)))
-    if options.teach:
-        taught = teach(training, spec, options.passes)
-        figures = score(taught["stage"], taught[list(STAGES)])
-        print(report({"the teacher on those it learned from": figures}).to_string())
-        save_table(taught, options.teach)
+    _, people = partition_subjects(load_table(options.table), options.validation_subjects)
+    rows = pd.read_csv(options.out).to_dict("records") if options.out.exists() else []
+    for name in options.sets:
+        if name not in {row["set"] for row in rows}:
+            rows.append(compare(people, name, options.networks))
+            write_whole(options.out, partial(pd.DataFrame(rows).round(4).to_csv, index=False))
+    print(pd.DataFrame(rows).drop(columns="notation").round(3).to_string(index=False))
 
 
 if __name__ == "__main__":
