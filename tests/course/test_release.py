@@ -409,19 +409,3 @@ def test_a_figure_that_nothing_shows_would_be_found(text, quoted, found):
     shown = figures_shown(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(outputs=[printed])]))
     assert list(figures_quoted(text)) == quoted
     assert all(is_shown(figure, shown) for figure in quoted) is found
-
-
-def test_the_readme_says_what_notebook_5_shows():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    said = re.findall(r"^\| (?:gradient boosting|SmolLM2-135M), [^|]+\|(.+)\|$", readme, re.MULTILINE)
-    said += re.findall(r"Language model minus trees: (.+?\))", readme)
-    said += re.findall(r"it reaches a kappa of (.+?\))", readme)
-    assert len(said) == 4
-    notebook = read("05_eval")
-    shown = figures_shown(notebook)
-    assert not [figure for figure in re.findall(r"\d*\.\d+", " ".join(said)) if not is_shown(figure, shown)]
-    (teacher,) = re.findall(r"^\| its teacher's kind: [^|]+\|(.+)\|$", readme, re.MULTILINE)
-    (gru,) = re.findall(
-        r"^GRU = (\S+)", "\n".join(cell.source for cell in code_cells(notebook)), re.MULTILINE
-    )
-    assert float(teacher.split("|")[2]) == float(gru)
