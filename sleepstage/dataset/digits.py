@@ -48,24 +48,6 @@ NEIGHBOURS = 5
 VERSIONS = {"format_version": 2, "definitions_version": DEFINITIONS_VERSION}
 """The versions of the file format of a :class:`PromptSpec`, and of the definitions of its features."""
 
-BANDS = ("delta", "theta", "alpha", "sigma", "beta")
-
-NIGHT_COLUMNS = (*(f"{band}_log_power" for band in BANDS), "rfft_delta_uv2", "rfft_rest_uv2")
-"""The digits within the night."""
-
-COHORT_COLUMNS = (
-    *(f"{band}_share" for band in BANDS),
-    "rfft_delta_uv2/rfft_beta_uv2",
-    "rfft_rest_uv2/var_uv2",
-    "ptp_uv/std_uv",
-)
-"""The digits over people, where the training table has more than one person: shares and ratios, which no
-amplifier's gain moves.
-
-A small recurrent network chose these and `NIGHT_COLUMNS`, trained on some people and tested on others
-(``benchmarks/digits.py``; its figures are in ``benchmarks/runs.csv``).
-"""
-
 
 @dataclass(frozen=True)
 class Digit:
@@ -273,18 +255,37 @@ class PromptSpec:
             return cls(**content)
 
 
+DIGITS = (
+    *(Digit(column) for column in ("rfft_delta_uv2", "rfft_alpha_uv2")),
+    *(
+        Digit(column, "cohort")
+        for column in ("alpha_share", "rfft_delta_uv2/var_uv2", "sigma_share/beta_share")
+    ),
+    *(Digit(column, "cohort") for column in ("sigma_share/alpha_share", "theta_share/alpha_share")),
+    Digit("ptp_uv/std_uv", "cohort"),
+    *(Digit(column, "median") for column in ("delta_log_power", "beta_log_power")),
+    *(Digit(column, "neighbours") for column in ("delta_log_power", "beta_log_power")),
+)
+"""The digits of the adapter that ships. No amplifier's gain moves any of them.
+
+Small networks chose them, trained on some people and tested on others (``benchmarks/digits.py``).
+"""
+
+
 def default_digits(train_table: pd.DataFrame) -> tuple[Digit, ...]:
     """Choose the digits of a line by what a table has.
 
-    They are `NIGHT_COLUMNS` and `COHORT_COLUMNS`, as far as the table has them; with a single subject, all of
-    them are levels within the night. A table that has none of the columns, such as one that was made from
-    spectrograms, is read by its first twelve features, as levels within the night.
+    They are `DIGITS`, as far as the table has their columns; with a single subject, all of them are levels
+    within the night. A table that has fewer than half of them, such as one that was made from spectrograms,
+    is read by its first features as well, as levels within the night.
     """
-    several = train_table.index.unique("subject").size > 1
-    digits = [Digit(column) for column in NIGHT_COLUMNS]
-    digits += [Digit(column, "cohort" if several else "night") for column in COHORT_COLUMNS]
-    present = tuple(digit for digit in digits if set(digit.column.split("/")) <= set(train_table))
-    return present or tuple(Digit(column) for column in feature_columns(train_table)[:12])
+    present = [digit for digit in DIGITS if set(digit.column.split("/")) <= set(train_table)]
+    if train_table.index.unique("subject").size == 1:
+        present = [*dict.fromkeys(Digit(digit.column) for digit in present)]
+    if len(present) < len(DIGITS) // 2:
+        others = [digit for digit in map(Digit, feature_columns(train_table)) if digit not in present]
+        present += others[: len(DIGITS) - len(present)]
+    return tuple(present)
 
 
 def night_text(levels: np.ndarray, separator: str = "") -> str:

@@ -21,11 +21,11 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from ..dataset.digits import COHORT_COLUMNS, NIGHT_COLUMNS, Digit, PromptSpec, default_digits
+from ..dataset.digits import DIGITS, Digit, PromptSpec, default_digits
 from ..dataset.table import consecutive_runs
 from ..dataset.windows import covering_starts
 from .base_model import quiet_libraries, set_attention
-from .settings import LLAMA_3B, OFFLINE_MODEL, REPEATED_KEYS, Preset
+from .settings import LLAMA_3B, OFFLINE_MODEL, PRODUCTS, REPEATED_KEYS, Preset
 from .trainer import lora_config
 
 GIB = 2**30
@@ -95,7 +95,7 @@ def training_plan(
         raise ValueError(f"there is no architecture of {config.base!r}, only of {', '.join(ARCHITECTURES)}")
     nights = [1000] * 16 if table is None else [run.stop - run.start for run in consecutive_runs(table)]
     if spec is None:
-        digits = default_digits(table) if table is not None else map(Digit, [*NIGHT_COLUMNS, *COHORT_COLUMNS])
+        digits = DIGITS if table is None else default_digits(table)
         spec = PromptSpec(digits=tuple(Digit(digit.column) for digit in digits))  # levels change no length
     tokens_per_epoch = math.ceil(len(spec.digits) / DIGITS_A_TOKEN[config.base]) + 1
     n_tokens = 1 + spec.window * tokens_per_epoch
@@ -195,9 +195,10 @@ def twin(architecture: LlamaConfig, preset: Preset, lora: LoraConfig) -> PeftMod
     """Build a copy of the model, its tensors without content, and not quantized: NF4 cannot be traced."""
     with quiet_libraries():
         with torch.device("meta"):
-            # With shared keys, PyTorch 2.11 cannot count the operations of attention.
+            # With shared keys, PyTorch 2.11 cannot count the operations of its attention.
+            attention = PRODUCTS if preset.attention == PRODUCTS else REPEATED_KEYS
             model = AutoModelForCausalLM.from_config(
-                architecture, dtype=preset.dtype, attn_implementation=REPEATED_KEYS
+                architecture, dtype=preset.dtype, attn_implementation=attention
             )
             model.config.use_cache = False
             model = get_peft_model(model, lora)  # keeps its matrices in float32

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from sleepstage.dataset.digits import (
-    COHORT_COLUMNS,
-    NIGHT_COLUMNS,
+    DIGITS,
     Digit,
     PromptSpec,
     default_digits,
@@ -150,14 +149,14 @@ def test_a_missing_column_is_named_with_those_present(column):
         Digit(column).values(night(a=[1.0], b=[1.0]))
 
 
-def test_the_shipped_night_has_all_digits_within_the_night(table):
+def test_one_person_has_each_column_within_the_night(table):
     digits = default_digits(table)
-    columns = [*NIGHT_COLUMNS, *COHORT_COLUMNS]
-    assert [(digit.column, digit.level) for digit in digits] == [(name, "night") for name in columns]
+    assert {digit.column for digit in digits} == {digit.column for digit in DIGITS}
+    assert {digit.level for digit in digits} == {"night"} and len(set(digits)) == len(digits)
     levels = PromptSpec(digits).levels(table)
-    assert (levels.shape, levels.dtype) == ((841, 15), np.int8)
-    deep = levels[table["stage"] == 3].mean(axis=0)[columns.index("delta_share")]
-    assert deep > 7 > 5 > levels[table["stage"] == 0].mean(axis=0)[columns.index("delta_share")]
+    assert (levels.shape, levels.dtype) == ((841, len(digits)), np.int8)
+    delta = levels[:, digits.index(Digit("delta_log_power"))]
+    assert delta[table["stage"] == 3].mean() > 7 > 5 > delta[table["stage"] == 0].mean()
 
 
 @pytest.mark.parametrize("gain", [0.5, 2.0])
@@ -173,19 +172,18 @@ def test_no_gain_moves_a_digit(table, gain):
     np.testing.assert_array_equal(spec.levels(louder), spec.levels(two))
 
 
-def test_digits_follow_what_a_table_has():
-    bands = {f"rfft_{band}_uv2": [1.0, 2] for band in ("delta", "theta", "alpha", "beta")}
-    one = night(1, mean_uv=[0.0, 0], std_uv=[1.0, 2], var_uv2=[1.0, 4], rfft_rest_uv2=[1.0, 2], **bands)
-    of_the_night = [("rfft_delta_uv2", "night"), ("rfft_rest_uv2", "night")]
-    ratios = ["rfft_delta_uv2/rfft_beta_uv2", "rfft_rest_uv2/var_uv2"]
-
+def test_digits_follow_what_a_table_has(table):
     def digits(table):
         return [(digit.column, digit.level) for digit in default_digits(table)]
 
-    assert digits(one) == of_the_night + [(ratio, "night") for ratio in ratios]
-    assert digits(pd.concat([one, one.rename({"A": "B"}, level="recording")])) == digits(one)
-    two = pd.concat([one, one.rename({1: 2}, level="subject")])
-    assert digits(two) == of_the_night + [(ratio, "cohort") for ratio in ratios]
+    two = pd.concat([table, table.rename({0: 1}, level="subject")])
+    assert default_digits(two) == DIGITS
+    shares = [name for name in table if name.endswith("_share")]
+    fewer = two.drop(columns=shares)  # eight of the twelve are left
+    assert default_digits(fewer) == tuple(digit for digit in DIGITS if "share" not in digit.column)
+    few = night(1, mean_uv=[0.0, 0], var_uv2=[1.0, 4], rfft_delta_uv2=[1.0, 2], rfft_alpha_uv2=[1.0, 2])
+    named = [("rfft_delta_uv2", "night"), ("rfft_alpha_uv2", "night"), ("rfft_delta_uv2/var_uv2", "night")]
+    assert digits(few) == [*named, ("mean_uv", "night"), ("var_uv2", "night")]
     odd = night(**{f"f{k:02}": [0.0] for k in range(15)})
     assert default_digits(odd) == tuple(Digit(f"f{k:02}") for k in range(12))
 
