@@ -112,7 +112,8 @@ class Network:
         n_passes : int
             Passes over the table. The learning rate rises and falls over them (Smith & Topin, 2019).
         margin_epochs, partial_share, hinted_share
-            As in :class:`sleepstage.TrainingConfig`.
+            As in :class:`sleepstage.TrainingConfig`. A network that reads whole nights needs fewer partial
+            ones than a language model that reads windows.
         """
         device = _device()
         rng = np.random.default_rng(seed)

@@ -365,7 +365,6 @@ def finetune(
                     spec,
                     adapter.with_name(f"{adapter.name}-teacher"),
                     margin_epochs=config.margin_epochs,
-                    partial_share=config.partial_share,
                     hinted_share=config.hinted_share if spec.reads_hints else 0.0,
                 )
         trainer = build_trainer(train_table, spec, config, work, teacher=teacher, copy_to=copies)
