@@ -17,7 +17,7 @@ _NAMES = {
     "stages": "STAGES STAGE_COLORS most_probable_stages",
     "recordings.recording": "Recording demo_paths load_demo read_recording",
     "recordings.dictionary": "load_dictionary save_dictionary",
-    "features.catalogue": "BANDS_HZ describe_features feature_columns missing_features",
+    "features.catalogue": "BANDS_HZ describe_features feature_columns feature_label missing_features",
     "features.extract": "extract_features",
     "features.statistics": "between_people compare_with_cohort correlation_clusters "
     "mutual_information separation",
@@ -43,9 +43,10 @@ _NAMES = {
     "evaluation.readers": "Reader evaluate_cohort",
     "plots.epoch": "coloured_text plot_epoch plot_night_explorer plot_spectrum plot_what_if",
     "plots.features": "plot_feature_correlations plot_feature_course plot_features_by_stage",
-    "plots.hypnogram": "plot_hypnodensity plot_hypnogram plot_hypnogram_comparison plot_spectrogram",
+    "plots.hypnogram": "plot_hypnodensity plot_hypnogram plot_hypnogram_comparison plot_spectrogram "
+    "shade_epochs",
     "plots.results": "plot_confusion_matrix plot_training_curve",
-    "plots.widgets": "LiveCurve night_explorer what_if",
+    "plots.widgets": "LiveCurve beat_the_expert night_explorer night_scorer what_if",
     "course.colab": "check_restart data_folder",
     "course.workshop": "workshop",
 }

@@ -5,6 +5,7 @@ The catalogue is the file ``catalogue.tsv``, one row a feature. ``time_domain.py
 """
 
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
@@ -123,9 +124,9 @@ def describe_features(names: Iterable[str] | None = None) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Indexed by ``feature``, with the string columns ``family`` (time, hjorth, wavelet, moment,
-        spectral, filtered), ``unit``, ``meaning`` and ``source``. A unit of ``1`` is a number without
-        dimension.
+        Indexed by ``feature``, with the string columns ``label`` (its name in words), ``family`` (time,
+        hjorth, wavelet, moment, spectral, filtered), ``unit``, ``meaning`` and ``source``. A unit of ``1`` is
+        a number without dimension.
 
     Raises
     ------
@@ -152,14 +153,35 @@ def describe_features(names: Iterable[str] | None = None) -> pd.DataFrame:
     mobility           hjorth  1/sample
     alpha_power_rel  spectral         1
     """
-    path = Path(__file__).with_name("catalogue.tsv")
-    about = pd.read_csv(path, sep="\t", dtype=str, index_col="feature", encoding="utf-8")
+    about = _catalogue()
     if names is None:
         return about[~about.index.str.endswith("_power_change")]
     names = list(names)
     if unknown := [name for name in names if name not in about.index]:
         raise ValueError(f"there are no features {unknown}; describe_features() lists all of a signal's")
     return about.loc[names]
+
+
+def feature_label(column: str, with_unit: bool = True) -> str:
+    """Name a feature, or a ratio of two, in words and with its unit; a column of your own keeps its name.
+
+    Examples
+    --------
+    >>> feature_label("rms_uv")
+    'root mean square (µV)'
+    >>> feature_label("rfft_delta_uv2/rfft_beta_uv2")
+    'FFT delta power / FFT beta power'
+    """
+    about = _catalogue()
+    words = " / ".join(about["label"].get(name, name) for name in column.split("/"))
+    unit = about["unit"].get(column, "1")
+    return f"{words} ({unit})" if with_unit and unit != "1" else words
+
+
+@lru_cache
+def _catalogue() -> pd.DataFrame:
+    path = Path(__file__).with_name("catalogue.tsv")
+    return pd.read_csv(path, sep="\t", dtype=str, index_col="feature", encoding="utf-8")
 
 
 def feature_columns(table: pd.DataFrame) -> list[str]:

@@ -6,6 +6,8 @@ The pictures here do not move; ``widgets.py`` draws them anew each time a slider
 from collections.abc import Sequence
 from datetime import timedelta
 from html import escape
+from textwrap import fill
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,17 +16,34 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MultipleLocator
 from numpy.typing import ArrayLike
 from scipy.stats import percentileofscore
 
 from ..dataset.digits import MISSING, N_LEVELS, Digit, PromptSpec, default_digits
-from ..features.catalogue import BANDS_HZ
+from ..features.catalogue import BANDS_HZ, feature_label
 from ..features.spectral import power_spectrum
 from ..recordings.recording import Recording
-from ..stages import HYPNOGRAM_ORDER, STAGE_CODES, STAGE_COLORS, STAGES, proba_array, stage_names
+from ..stages import (
+    HYPNOGRAM_ORDER,
+    STAGE_CODES,
+    STAGE_COLORS,
+    STAGES,
+    UNSCORED,
+    proba_array,
+    stage_codes,
+    stage_names,
+)
 from . import style
-from .hypnogram import plot_hypnogram
+from .hypnogram import plot_hypnodensity, plot_hypnogram, plot_spectrogram
+
+_COMPARED_WITH = {
+    "night": ", in this night",
+    "cohort": ", among people",
+    "median": " minus the night's median",
+    "neighbours": " minus its neighbours' mean",
+}
 
 
 def plot_epoch(eeg_uv: ArrayLike, sfreq_hz: float, ax: Axes | None = None, title: str | None = None) -> Axes:
@@ -53,8 +72,10 @@ def plot_epoch(eeg_uv: ArrayLike, sfreq_hz: float, ax: Axes | None = None, title
     """
     signal = _one_epoch(eeg_uv)
     ax = ax or style.new_axes(height=3)
+    dashed: dict[str, Any] = {"color": "#999999", "linestyle": "--", "linewidth": 1}
     for level in (-37.5, 37.5):
-        ax.axhline(level, color="#999999", linestyle="--", linewidth=1)
+        ax.axhline(level, **dashed)
+    style.legend_above(ax, Line2D([], [], label="75 µV apart", **dashed))
     ax.plot(np.arange(len(signal)) / sfreq_hz, signal, color=style.INK, linewidth=0.8)
     reach = 1.05 * max(100, np.nanmax(np.abs(signal), initial=0))
     ax.set(xlim=(0, len(signal) / sfreq_hz), ylim=(-reach, reach))
@@ -112,8 +133,10 @@ def plot_night_explorer(
 ) -> Figure:
     """Draw one epoch of a night, as :func:`sleepstage.night_explorer` shows it.
 
-    From above: where in the night the epoch lies; its signal; its spectrum, its features' percentiles within
-    the night with the digits that they become, and the model's probabilities with the expert's stage framed.
+    From above: where in the night the epoch lies; its signal; on the left its spectrum and, if there is a
+    hypnodensity, the model's probabilities, with the expert's stage framed; on the right the digits of its
+    line, each with the percentile of its value within the night. Without any expert's stage, the night on top
+    is the hypnodensity, or without one the spectrogram.
 
     Parameters
     ----------
@@ -137,28 +160,44 @@ def plot_night_explorer(
     last, end = max(style.epochs_of(table.index)), len(night.eeg_uv) - 1
     if last > end:
         raise ValueError(f"the table has epoch {last}, the signal ends at {end}; give both of one night")
+    proba = None if hypnodensity is None else hypnodensity.reindex(table.index)  # NaN for a missing epoch
+    spec = spec or default_spec(table)
     # Fixed margins: constrained layout takes longer than the drawing, and moves the panels about.
+    under = "spectrum" if proba is None else "stages"
+    panels: list[Any] = [["night"] * 3, ["signal"] * 3]
+    panels += [["spectrum", ".", "digits"], [under, ".", "digits"]]
     figure, axes = plt.subplot_mosaic(
-        [["night"] * 5, ["signal"] * 5, ["spectrum", ".", "features", ".", "stages"]],
-        figsize=(13, 9.5),
-        height_ratios=[1.5, 2, 3.4],
-        width_ratios=[1, 0.62, 0.9, 0.2, 0.8],
-        gridspec_kw={"left": 0.07, "right": 0.98, "top": 0.96, "bottom": 0.09, "hspace": 0.42, "wspace": 0},
+        panels,
+        figsize=(12, 8 + 0.16 * len(spec.digits)),
+        height_ratios=[1.4, 1.7, 2, 2],
+        width_ratios=[0.95, 1.2, 0.75],
+        gridspec_kw={"left": 0.07, "right": 0.92, "top": 0.95, "bottom": 0.07, "hspace": 0.55, "wspace": 0},
     )
-    expert = stage_names(table["stage"])[row] or "not scored"
-    plot_hypnogram(table["stage"], night.start, axes["night"])
-    here = style.epoch_edges(epoch + 1)[-2:].mean()
-    axes["night"].axvline(here, color=STAGE_COLORS["REM"], linewidth=1.5)
-    axes["night"].plot(here, -0.5, "v", color=STAGE_COLORS["REM"], markersize=13, clip_on=False)
-    title = f"Epoch {epoch_label(night, epoch)}, expert: {expert}"
+    _plot_place(night, table["stage"], proba, epoch, axes["night"])
+    expert = stage_names(table["stage"])[row]
+    title = f"Epoch {epoch_label(night, epoch)}" + f", expert: {expert}" * bool(expert)
     plot_epoch(night.eeg_uv[epoch], night.sfreq_hz, axes["signal"], title)
     plot_spectrum(night.eeg_uv[epoch], night.sfreq_hz, axes["spectrum"])
-    _plot_percentiles(table, row, spec or PromptSpec(default_digits(table)), axes["features"])
-    answer = np.full(len(STAGES), np.nan)
-    if hypnodensity is not None:
-        answer = proba_array(hypnodensity.reindex(table.index[[row]]))[0]  # NaN for a missing epoch
-    _plot_answer(answer, expert, axes["stages"])
+    _plot_percentiles(table, row, spec, axes["digits"])
+    if proba is not None:
+        _plot_answer(proba_array(proba)[row], expert, axes["stages"])
     return figure
+
+
+def _plot_place(
+    night: Recording, stages: pd.Series, proba: pd.DataFrame | None, epoch: int, ax: Axes
+) -> None:
+    """Draw the night, and where in it the epoch lies."""
+    if (stage_codes(stages) != UNSCORED).any():
+        plot_hypnogram(stages, night.start, ax)
+    elif proba is not None:
+        plot_hypnodensity(proba, night.start, ax)
+    else:
+        plot_spectrogram(night, ax)
+    here = style.epoch_edges(epoch + 1)[-2:].mean()
+    ax.axvline(here, color=STAGE_COLORS["REM"], linewidth=1.5)
+    look: dict[str, Any] = {"color": STAGE_COLORS["REM"], "markersize": 13, "clip_on": False}
+    ax.plot(here, 1, "v", transform=ax.get_xaxis_transform(), **look)
 
 
 def _plot_percentiles(table: pd.DataFrame, row: int, spec: PromptSpec, ax: Axes) -> None:
@@ -166,29 +205,28 @@ def _plot_percentiles(table: pd.DataFrame, row: int, spec: PromptSpec, ax: Axes)
     levels = spec.levels(table)[row]
     for place, (digit, level) in enumerate(zip(spec.digits, levels, strict=True)):
         values = digit.values(table)
-        if np.isfinite(values[row]):
-            percentile = percentileofscore(values, values[row], "mean", nan_policy="omit")
+        if np.isfinite(values.iloc[row]):
+            percentile = percentileofscore(values, values.iloc[row], "mean", nan_policy="omit")
             ax.plot([0, percentile], [place, place], color="#999999", linewidth=1.5)
             ax.plot(percentile, place, "o", color=style.INK, markersize=8)
         ground, ink = _level_colors(int(level))
         box = {"boxstyle": "square,pad=0.25", "facecolor": ground, "edgecolor": style.INK}
-        ax.text(112, place, str(level), color=ink, bbox=box, ha="center", va="center", fontsize=style.TEXT_PT)
-    names = [d.column.replace("/", "\n/") + " *" * (d.level == "cohort") for d in spec.digits]
-    ax.set_yticks(range(len(names)), names)
-    ax.set(xlim=(0, 118), ylim=(len(names) - 0.4, -0.6), xticks=(0, 25, 50, 75, 100))
+        ax.text(115, place, str(level), color=ink, bbox=box, ha="center", va="center", fontsize=style.TEXT_PT)
+    names = [fill(digit_name(digit), 50) for digit in spec.digits]
+    ax.set_yticks(range(len(names)), names, linespacing=0.9)
+    ax.set(xlim=(0, 122), ylim=(len(names) - 0.4, -0.6), xticks=(0, 25, 50, 75, 100))
     ax.grid(axis="x", **style.GRID)
-    people = "\n* digit among people" if any(d.level == "cohort" for d in spec.digits) else ""
-    style.dress(ax, x=f"Percentile in the night{people}")
+    style.dress(ax, x="Percentile in this night; box: digit")
 
 
 def _plot_answer(proba: np.ndarray, expert: str, ax: Axes) -> None:
     """Draw the model's bars, if it answered, and a frame around the expert's stage."""
     _bars(proba, ax)
-    if expert in STAGES:
+    if expert:
         place = HYPNOGRAM_ORDER.index(expert)
         ax.axhspan(place - 0.47, place + 0.47, facecolor="none", edgecolor=style.INK, linewidth=3)
     label = "No model's answer" if np.isnan(proba).any() else "Model's probability"
-    style.dress(ax, x=label, title="Frame: expert")
+    style.dress(ax, x=label + "; frame: expert" * bool(expert))
 
 
 def plot_what_if(
@@ -220,7 +258,7 @@ def _bars(proba: np.ndarray, ax: Axes) -> None:
     colors = [STAGE_COLORS[stage] for stage in HYPNOGRAM_ORDER]
     bars = ax.barh(HYPNOGRAM_ORDER, in_order, color=colors, edgecolor=style.INK, height=0.75)
     ax.bar_label(bars, fmt=lambda share: f"{100 * share:.0f} %", padding=8, fontsize=style.TEXT_PT)
-    ax.set(xlim=(0, 1.18), ylim=(len(STAGES) - 0.5, -0.5), xticks=(0, 0.5, 1))
+    ax.set(xlim=(0, 1.35), ylim=(len(STAGES) - 0.5, -0.5), xticks=(0, 0.5, 1))
 
 
 def coloured_text(
@@ -268,6 +306,11 @@ def _level_colors(level: int) -> tuple[str, str]:
     return to_hex(ground), "#FFFFFF" if level > N_LEVELS // 2 + 1 else style.INK
 
 
+def default_spec(table: pd.DataFrame) -> PromptSpec:
+    """Give a prompt with the digits that suit a table, and with the table's own cut points."""
+    return PromptSpec.fit(table, default_digits(table), window=1)
+
+
 def row_of(table: pd.DataFrame, epoch: int) -> int:
     """Give the row of an epoch in the table of one recording.
 
@@ -289,9 +332,9 @@ def epoch_label(night: Recording, epoch: int) -> str:
 
 
 def digit_name(digit: Digit) -> str:
-    """Name a digit for a reader: its column, and with what its level compares it.
+    """Name a digit for a reader: its feature, and with what its level compares it.
 
-    >>> digit_name(Digit("std_uv"))
-    'std_uv, in this night'
+    >>> digit_name(Digit("delta_log_power"))
+    'log delta power, in this night'
     """
-    return f"{digit.column}, {'in this night' if digit.level == 'night' else 'among people'}"
+    return feature_label(digit.column, with_unit=False) + _COMPARED_WITH[digit.level]

@@ -5,6 +5,7 @@ Every function draws on the Axes that it is given, or on new ones, and returns t
 
 from collections.abc import Sequence
 from datetime import datetime
+from textwrap import fill
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -14,6 +15,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
+from ..features.catalogue import feature_label
 from ..features.statistics import correlation_clusters
 from ..stages import HYPNOGRAM_ORDER, STAGE_CODES, STAGE_COLORS, STAGES, UNSCORED, stage_codes
 from . import style
@@ -39,8 +41,9 @@ def plot_features_by_stage(
 
     Notes
     -----
-    A box holds the middle half of the epochs and its line is the median; whiskers end at the 5th and the
-    95th percentile, and what lies outside is not drawn, so that artefacts do not squash the rest.
+    A box holds the middle half of the epochs; the line that sticks out of it on both sides is the median.
+    Whiskers end at the 5th and the 95th percentile, and what lies outside is not drawn, so that artefacts do
+    not squash the rest.
 
     Raises
     ------
@@ -78,11 +81,13 @@ def _box_per_stage(scored: pd.DataFrame, feature: str, ax: Axes) -> None:
     by_stage = [values[scored["stage"] == code] for code in range(len(STAGES))]
     look: dict[str, Any] = {"whis": (5, 95), "showfliers": False, "widths": 0.65, "patch_artist": True}
     look["boxprops"] = {"edgecolor": style.INK}
-    look["medianprops"] = {"color": "white", "linewidth": 2.5, "solid_capstyle": "butt"}
+    look["medianprops"] = {"color": style.INK, "linewidth": 2, "solid_capstyle": "butt"}
     drawn = ax.boxplot(by_stage, tick_labels=STAGES, **look)
     for box, stage in zip(drawn["boxes"], STAGES, strict=True):
         box.set_facecolor(STAGE_COLORS[stage])
-    style.dress(ax, title=feature)
+    for place, median in enumerate(drawn["medians"], start=1):
+        median.set_xdata([place - 0.45, place + 0.45])  # wider than the box, so that it shows on a dark one
+    style.dress(ax, title=fill(feature_label(feature), 26))
 
 
 def plot_feature_correlations(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -107,9 +112,10 @@ def plot_feature_correlations(table: pd.DataFrame, ax: Axes | None = None) -> Ax
     """
     cluster = correlation_clusters(table)
     rho = table[cluster.index].corr("spearman")
-    size = 3 + 0.24 * len(rho)
-    ax = ax or style.new_axes(width=size + 1, height=size)
-    shape = {"square": True, "xticklabels": True, "yticklabels": True}
+    size = max(9, 4 + 0.24 * len(rho))
+    ax = ax or style.new_axes(width=size + 2, height=size)
+    names = [feature_label(name) for name in rho]
+    shape = {"square": True, "xticklabels": names, "yticklabels": names}
     sns.heatmap(rho.abs(), vmin=0, vmax=1, cmap="Blues", cbar_kws={"shrink": 0.5}, ax=ax, **shape)
     color_bar = ax.figure.axes[-1]
     color_bar.set_ylabel("|ρ| (Spearman); a dash: ρ < −0.2", fontsize=style.TEXT_PT)
@@ -122,7 +128,7 @@ def plot_feature_correlations(table: pd.DataFrame, ax: Axes | None = None) -> Ax
         if len(members) > 1:
             corners = [first, first, end, end, first], [first, end, end, first, first]
             ax.plot(*corners, color="white", linewidth=6)  # so that the frame shows in grey
-            ax.plot(*corners, color=STAGE_COLORS["REM"], linewidth=2.5)
+            ax.plot(*corners, color=STAGE_COLORS["REM"], linewidth=2.5, clip_on=False)
     return style.dress(ax, x="", y="")
 
 
@@ -171,7 +177,9 @@ def plot_feature_course(
     if np.isfinite(values).any():
         ax.set_ylim(_limits(values, log))
     style.legend_beside(ax, handles=[Patch(label=stage, **_ground(stage)) for stage in HYPNOGRAM_ORDER])
-    return style.dress_night(ax, len(values), start, y=feature)
+    if (stages == UNSCORED).any():
+        style.legend_above(ax, Patch(facecolor="white", edgecolor=style.INK, label="not scored"))
+    return style.dress_night(ax, len(values), start, y=fill(feature_label(feature), 26))
 
 
 def _ground(stage: str) -> dict[str, Any]:

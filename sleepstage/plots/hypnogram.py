@@ -1,11 +1,13 @@
-"""A night against time: hypnogram, comparison of two hypnograms, hypnodensity, spectrogram.
+"""A night against time: hypnogram, comparison of two hypnograms, hypnodensity, spectrogram, shaded epochs.
 
 Every function draws on the Axes that it is given, or on new ones, and returns them; none shows or saves.
 Time runs in hours (minutes, if it is short) since the start of the recording; with `start` the ticks show
 clock time.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,7 +20,7 @@ from ..recordings.recording import Recording
 from ..stages import HYPNOGRAM_ORDER, STAGE_CODES, STAGE_COLORS, STAGES, UNSCORED, proba_array
 from . import style
 
-_SHADE = "#DDDDDD"
+_SHADE: dict[str, Any] = {"facecolor": "#BBBBBB", "alpha": 0.6, "linewidth": 0}
 
 
 def plot_hypnogram(
@@ -108,14 +110,30 @@ def plot_hypnogram_comparison(
         plot_hypnodensity(proba, start, axes[3])
     for ax in axes[:3]:
         ax.label_outer()
-        for begin, end in style.spans_h(trained):
-            ax.axvspan(begin, end, color=_SHADE, linewidth=0, zorder=0)
     if trained.any():
-        band = Patch(facecolor=_SHADE, label="training, or next to it: not tested")
-        style.legend_beside(axes[0], handles=[band], loc="lower right", bbox_to_anchor=(1, 1))
+        shade_epochs(axes, trained)
     if title:
         figure.suptitle(title, fontsize=style.TITLE_PT, fontweight="bold")
     return axes
+
+
+def shade_epochs(axes: Axes | Sequence[Axes] | np.ndarray, mask: ArrayLike) -> None:
+    """Grey the epochs that do not belong to the test: training epochs and their neighbours.
+
+    Parameters
+    ----------
+    axes : Axes or sequence of Axes
+        Axes with a night's time axis, for instance of :func:`plot_hypnogram`. The first one gets the legend.
+    mask : Series or array-like of bool, shape (n_epochs,)
+        The epochs to grey. A Series with an `epoch` level is placed by it.
+    """
+    spans = style.spans_h(style.on_grid(mask, np.asarray(mask, bool), False))
+    panels = np.ravel(np.array(axes))
+    for ax in panels:
+        for begin, end in spans:
+            ax.axvspan(begin, end, zorder=3, **_SHADE)  # on top: a hypnodensity leaves no ground to see
+    band = Patch(label="training, or next to it: not tested", **_SHADE)
+    style.legend_above(panels[0], band)
 
 
 def _plot_differences(expert: np.ndarray, predicted: np.ndarray, trained: np.ndarray, ax: Axes) -> None:
@@ -156,6 +174,8 @@ def plot_hypnodensity(proba: ArrayLike, start: datetime | None = None, ax: Axes 
         floor = top
     ax.set_ylim(0, 1)
     style.legend_beside(ax, reverse=True, handlelength=1.2)
+    if np.isnan(values).any():
+        style.legend_above(ax, Patch(facecolor="white", edgecolor=style.INK, label="no answer"))
     return style.dress_night(ax, len(values), start, y="Probability")
 
 
@@ -183,4 +203,6 @@ def plot_spectrogram(recording: Recording, ax: Axes | None = None) -> Axes:
     mesh = ax.pcolormesh(style.epoch_edges(len(psd)), rows, level_db, vmin=low, vmax=high, rasterized=True)
     bar = ax.figure.colorbar(mesh, cax=ax.inset_axes((1.01, 0, 0.015, 1)))
     bar.set_label("dB (µV²/Hz)", fontsize=style.TEXT_PT)
+    if np.isnan(level_db).any():
+        style.legend_above(ax, Patch(facecolor="white", edgecolor=style.INK, label="no signal"))
     return style.dress_night(ax, len(psd), recording.start, y="Frequency (Hz)")

@@ -7,7 +7,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.legend import Legend
 from matplotlib.ticker import MultipleLocator
 from numpy.typing import ArrayLike
 
@@ -40,9 +42,16 @@ def dress(ax: Axes, x: str | None = None, y: str | None = None, title: str | Non
 
 
 def legend_beside(ax: Axes, **settings: Any) -> None:
-    """Write a legend without a frame, to the right of the axes unless `settings` place it elsewhere."""
-    right = {"loc": "center left", "bbox_to_anchor": (1.005, 0.5)}
-    ax.legend(frameon=False, fontsize=TEXT_PT, **right | settings)
+    """Write a legend without a frame to the right of the axes."""
+    ax.legend(frameon=False, fontsize=TEXT_PT, loc="center left", bbox_to_anchor=(1.005, 0.5), **settings)
+
+
+def legend_above(ax: Axes, handle: Artist) -> None:
+    """Write a second legend, of one entry, above the axes on the right."""
+    place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderpad": 0}
+    look: dict[str, Any] = {"frameon": False, "fontsize": TEXT_PT}
+    legend = Legend(ax, [handle], [str(handle.get_label())], **place, **look)
+    ax.add_artist(legend).set_clip_on(False)  # so that the layout leaves it room
 
 
 def dress_night(ax: Axes, n_epochs: int, start: datetime | None, **labels: str | None) -> Axes:

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
+from matplotlib.legend import Legend
 from scipy import stats
 
 import sleepstage as ss
@@ -62,6 +63,12 @@ DRAWN_ON_GIVEN_AXES = {
     "epoch": lambda ax: ss.plot_epoch(recording().eeg_uv[0], 100, ax, title="N2"),
     "spectrogram": lambda ax: ss.plot_spectrogram(recording(), ax),
 }
+
+
+def legends(ax):
+    """The words of all the legends that axes have."""
+    found = [child for child in ax.get_children() if isinstance(child, Legend)]
+    return [text.get_text() for legend in found for text in legend.get_texts()]
 
 
 def tick_labels(axis):
@@ -161,8 +168,9 @@ def test_epochs_used_for_training_have_a_ground_of_their_own_and_a_name():
     for ax in axes:
         bands = [patch for patch in ax.patches if hasattr(patch, "get_width")]
         assert [(band.get_x(), band.get_width()) for band in bands] == [pytest.approx((0, 0.25))]
-    assert "not tested" in axes[0].get_legend().get_texts()[0].get_text()
-    assert ss.plot_hypnogram_comparison(CODES, CODES)[0].get_legend() is None
+    (said,) = legends(axes[0])
+    assert "not tested" in said
+    assert legends(ss.plot_hypnogram_comparison(CODES, CODES)[0]) == []
 
 
 def test_comparison_of_different_lengths_is_refused():
@@ -182,6 +190,19 @@ def test_hypnodensity_stacks_to_one_in_the_colours_of_the_stages():
     rem = areas["REM"].get_data()
     np.testing.assert_allclose(rem.values - rem.baseline, values[:, 4])
     assert [text.get_text() for text in ax.get_legend().get_texts()] == list(HYPNOGRAM_ORDER)
+    assert "no answer" in legends(ax)
+    assert "no answer" not in legends(ss.plot_hypnodensity(np.delete(values, range(50, 60), axis=0)))
+
+
+def test_shade_lies_over_a_hypnodensity_and_its_legend_stays():
+    ax = ss.plot_hypnodensity(proba())
+    drawn = len(ax.patches)
+    ss.shade_epochs(ax, np.arange(len(CODES)) >= 60)
+    (band,) = ax.patches[drawn:]
+    assert (band.get_x(), band.get_width()) == pytest.approx((0.5, 1.0))
+    assert band.get_zorder() > max(patch.get_zorder() for patch in ax.patches[:drawn])
+    assert band.get_alpha() < 1  # what the model says there can still be seen
+    assert {*HYPNOGRAM_ORDER} < {*legends(ax)} and any("not tested" in word for word in legends(ax))
 
 
 def test_confusion_matrix_writes_counts_and_per_cent_of_the_row():
@@ -201,9 +222,20 @@ def test_features_have_a_panel_each_and_limits_without_outliers():
     axes = ss.plot_features_by_stage(values, ["delta", "mean"])
     assert [ax.get_title("left") for ax in axes] == ["delta", "mean"]
     assert axes[0].get_ylim()[1] < 100
+    for box, median in zip(axes[0].patches, axes[0].lines[4::5], strict=False):
+        width = box.get_path().get_extents().width
+        assert np.ptp(median.get_xdata()) > 1.2 * width  # it shows beside the box, on a dark one too
     boxes = [to_hex(patch.get_facecolor()).upper() for patch in axes[0].patches]
     assert boxes == [STAGE_COLORS[stage] for stage in STAGES]
     assert tick_labels(axes[0].xaxis) == list(STAGES)
+
+
+def test_features_are_named_in_words_and_with_their_unit():
+    named = table().rename(columns={"delta": "ptp_uv", "alpha": "delta_power_rel", "mean": "own"})
+    axes = ss.plot_features_by_stage(named, ["ptp_uv", "delta_power_rel", "own"])
+    assert [ax.get_title("left") for ax in axes] == ["peak to peak (µV)", "relative delta power", "own"]
+    assert ss.plot_feature_course(named, "ptp_uv").get_ylabel() == "peak to peak (µV)"
+    assert "peak to peak (µV)" in tick_labels(ss.plot_feature_correlations(named).yaxis)
 
 
 def test_features_of_a_night_without_a_stage_still_have_five_places():
@@ -254,6 +286,7 @@ def test_course_stands_on_the_stages_in_their_colours_and_gaps_stay_gaps():
     assert np.isnan(line.values[60:80]).all() and line.values[120] == whole["delta"].iloc[120]
     assert ax.get_ylim()[1] < 1e8  # the artefact does not squash the rest
     assert [text.get_text() for text in ax.get_legend().get_texts()] == list(HYPNOGRAM_ORDER)
+    assert "not scored" in legends(ax)
     hatches = {to_hex(p.get_facecolor()).upper(): p.get_hatch() for p in spans}
     assert hatches[STAGE_COLORS["REM"]] and not hatches[STAGE_COLORS["N2"]]  # alike in grey
     assert hatches[STAGE_COLORS["W"]] and not hatches[STAGE_COLORS["N1"]]
@@ -303,6 +336,9 @@ def test_epoch_is_in_seconds_and_microvolts():
     ax = ss.plot_epoch(recording().eeg_uv[0], 100)
     assert ax.get_xlim() == (0, 30)
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("Time (s)", "EEG (µV)")
+    assert legends(ax) == ["75 µV apart"]
+    dashed = [line.get_ydata()[0] for line in ax.lines if line.get_linestyle() == "--"]
+    assert np.ptp(dashed) == 75
     with pytest.raises(ValueError, match="one epoch"):
         ss.plot_epoch(recording().eeg_uv, 100)
 

@@ -16,7 +16,9 @@ from matplotlib.colors import to_hex
 from scipy import stats
 
 import sleepstage as ss
+from sleepstage.dataset.digits import LEVELS
 from sleepstage.plots import widgets
+from sleepstage.plots.epoch import digit_name
 from sleepstage.stages import HYPNOGRAM_ORDER, STAGE_CODES, STAGES
 
 DIGITS = (ss.Digit("std_uv"), ss.Digit("mobility"), ss.Digit("rfft_delta_uv2/rfft_beta_uv2"))
@@ -104,7 +106,8 @@ def test_where_no_widgets_run_the_same_picture_stands(make, explorer, table, sta
 def test_picture_shows_the_epoch_that_it_names(night, table, proba, stager):
     figure = ss.plot_night_explorer(night, table, 620, proba, stager.spec)
     by_height = sorted(figure.axes, key=lambda ax: -ax.get_position().y1)
-    hypnogram, signal, spectrum, features, answer = by_height
+    hypnogram, signal, *below, answer = by_height
+    spectrum, features = sorted(below, key=lambda ax: ax.get_position().x0)
     marker = [line.get_xdata()[0] for line in hypnogram.lines if line.get_marker() == "v"]
     assert marker == [pytest.approx(620.5 / 120)]
     np.testing.assert_allclose(signal.lines[-1].get_ydata(), night.eeg_uv[620])
@@ -122,13 +125,17 @@ def test_picture_shows_the_epoch_that_it_names(night, table, proba, stager):
     np.testing.assert_allclose(widths, proba.loc[:, list(HYPNOGRAM_ORDER)].iloc[620])
 
 
+def axes_by_label(figure, word):
+    return [ax for ax in figure.axes if word in ax.get_xlabel()]
+
+
 def test_picture_does_without_a_model_an_expert_or_a_feature(night, table):
     blind = table.assign(stage=np.int8(-1))
     blind.iloc[5, : len(ss.feature_columns(table))] = np.nan
     figure = ss.plot_night_explorer(night, blind, 5)
-    labels = [ax.get_xlabel() for ax in figure.axes]
-    assert "No model's answer" in labels
-    assert any("not scored" in ax.get_title("left") for ax in figure.axes)
+    assert not axes_by_label(figure, "probability") and not axes_by_label(figure, "answer")
+    assert all(ax.lines or ax.collections or ax.texts for ax in figure.axes)  # no panel is empty
+    assert not any("expert" in ax.get_title("left") for ax in figure.axes)
     (features,) = [ax for ax in figure.axes if "Percentile" in ax.get_xlabel()]
     assert {text.get_text() for text in features.texts} == {"0"}
     assert not [line for line in features.lines if line.get_marker() == "o"]
@@ -137,14 +144,16 @@ def test_picture_does_without_a_model_an_expert_or_a_feature(night, table):
 def test_a_hypnodensity_of_a_part_answers_for_that_part(night, table, proba):
     part = proba.iloc[100:200]
     known, unknown = (ss.plot_night_explorer(night, table, epoch, part) for epoch in (150, 250))
-    assert "Model's probability" in [ax.get_xlabel() for ax in known.axes]
-    assert "No model's answer" in [ax.get_xlabel() for ax in unknown.axes]
+    assert axes_by_label(known, "Model's probability")
+    assert axes_by_label(unknown, "No model's answer")
 
 
-def test_a_hypnodensity_of_several_nights_answers_for_this_one(night, table, proba):
+@pytest.mark.parametrize("stages", ["expert", "none"])
+def test_a_hypnodensity_of_several_nights_answers_for_this_one(night, table, proba, stages):
+    table = table if stages == "expert" else table.assign(stage=np.int8(-1))
     other = proba.iloc[::-1].set_axis(proba.index).rename(index={"SC4001E0": "other"}, level="recording")
     figure = ss.plot_night_explorer(night, table, 150, pd.concat([other, proba]))
-    (answer,) = [ax for ax in figure.axes if ax.get_xlabel() == "Model's probability"]
+    (answer,) = axes_by_label(figure, "Model's probability")
     widths = [bar.get_width() for bar in answer.patches[:5]]
     np.testing.assert_allclose(widths, proba.loc[:, list(HYPNOGRAM_ORDER)].iloc[150])
 
@@ -162,12 +171,14 @@ def test_what_does_not_fit_is_refused(night, table, stager):
 
 def test_changing_a_digit_moves_the_probabilities_to_the_models_own_answer(table, stager):
     widget = ss.what_if(table, stager, 300)
-    before, picture = widget.proba, pixels(widget)
     levels = stager.spec.levels(table)
+    assert widget.level.value != levels[300, 0]  # the first picture shows a change
+    before = widget.before
     np.testing.assert_array_equal(before, stager.answer(levels, 300))
     widget.digit.value = 1
-    assert widget.level.value == levels[300, 1]
+    widget.level.value = int(levels[300, 1])
     np.testing.assert_array_equal(widget.proba, before)
+    picture = pixels(widget)
     widget.level.value = 9 if levels[300, 1] < 5 else 1
     levels[300, 1] = widget.level.value
     np.testing.assert_array_equal(widget.proba, stager.answer(levels, 300))
@@ -179,12 +190,12 @@ def test_changing_a_digit_moves_the_probabilities_to_the_models_own_answer(table
 
 def test_another_digit_puts_the_first_one_back(table, stager):
     widget = ss.what_if(table, stager, 300)
-    before = widget.proba
-    widget.level.value = (widget.level.value + 5) % 10
-    assert not np.array_equal(widget.proba, before)
+    assert not np.array_equal(widget.proba, widget.before)
     widget.digit.value = 2
-    np.testing.assert_array_equal(widget.proba, before)
-    assert "rfft_delta_uv2/rfft_beta_uv2" in widget.digit.label
+    levels = stager.spec.levels(table)
+    levels[300, 2] = widget.level.value
+    np.testing.assert_array_equal(widget.proba, stager.answer(levels, 300))
+    assert "FFT delta power / FFT beta power" in widget.digit.label
 
 
 @pytest.mark.filterwarnings("ignore:.*less than two hours:UserWarning")
@@ -199,6 +210,7 @@ def test_answer_is_what_the_stager_says_where_windows_do_not_overlap(table, stag
 
 def test_an_epoch_without_a_digit_has_no_answer_until_one_is_given(dead_table, stager):
     widget = ss.what_if(dead_table, stager, 430)
+    widget.level.value = 0
     assert np.isnan(widget.proba).all() and "W – → – %" in widget.text.value
     widget.level.value = 7
     assert widget.proba.sum() == pytest.approx(1) and "W – → " in widget.text.value
@@ -208,16 +220,103 @@ def test_an_epoch_without_a_digit_has_no_answer_until_one_is_given(dead_table, s
 def test_picture_of_a_dead_epoch_says_that_there_is_no_answer(night, dead_table, proba, stager):
     dead = replace(night, eeg_uv=np.where(np.arange(841)[:, None] == 430, 0, night.eeg_uv))
     figure = ss.plot_night_explorer(dead, dead_table, 430, proba.where(dead_table["std_uv"].notna(), axis=0))
-    assert "No model's answer" in [ax.get_xlabel() for ax in figure.axes]
+    assert axes_by_label(figure, "No model's answer")
     figure.canvas.draw()
+
+
+@pytest.fixture(scope="module")
+def hinted(tiny_base):
+    """A stager that reads hints."""
+    return ss.Stager.from_base(ss.PromptSpec(DIGITS, window=24, examples=6), tiny_base, nf4=False)
+
+
+def test_scorers_stages_are_read_as_hints_and_kappa_is_beside_their_number(night, table, hinted):
+    widget = ss.night_scorer(night, table, hinted)
+    unaided, picture = widget.hypnodensity, pixels(widget)
+    pd.testing.assert_frame_equal(unaided, hinted.predict_proba(table))
+    assert (widget.known == -1).all() and widget.stage.value is None
+    for epoch in (100, 300, 700):
+        widget.slider.value = epoch
+        assert widget.stage.value is None
+        widget.stage.value = int(table["stage"].iloc[epoch])
+    widget.slider.value = 300
+    assert widget.stage.value == table["stage"].iloc[300]
+    known = table["stage"].where(np.isin(np.arange(len(table)), (100, 300, 700)), -1)
+    pd.testing.assert_series_equal(widget.known, known, check_names=False)
+
+    widget.read.click()
+    reading = hinted.predict_proba(table, known=known)
+    pd.testing.assert_frame_equal(widget.hypnodensity, reading)
+    filled_in = unaided.copy()
+    filled_in[known != -1] = np.eye(5)[known[known != -1]]
+    truth = table["stage"]
+    assert widget.kappas.index.tolist() == [0, 3]
+    assert widget.kappas.loc[0].tolist() == 2 * [ss.score(truth, unaided)["kappa"]]
+    both = [ss.score(truth, proba)["kappa"] for proba in (filled_in, reading)]
+    assert widget.kappas.loc[3].tolist() == both and f"{both[1]:.3f}" in widget.figures.value
+    assert np.abs(pixels(widget) - picture).max() > 0.3
+    assert not widget.read.disabled
+
+
+def test_scorer_is_led_to_the_doubtful_epochs_and_does_not_see_the_expert(night, table, hinted, monkeypatch):
+    drawn = []
+    whole = widgets.plot_night_explorer
+    monkeypatch.setattr(widgets, "plot_night_explorer", lambda *a: drawn.append(whole(*a)) or drawn[-1])
+    widget = ss.night_scorer(night, table, hinted, hinted.predict_proba(table))
+    doubtful = ss.recheck(widget.hypnodensity).get_level_values("epoch")
+    widget.doubtful.click()
+    assert widget.slider.value == doubtful[doubtful > len(table) // 2][0]
+    assert drawn and not any("xpert" in ax.get_title("left") + ax.get_xlabel() for ax in drawn[-1].axes)
+    assert [ax.get_ylabel() for ax in drawn[-1].axes][0] == "Probability"  # no hypnogram on top
+
+
+def test_scorer_of_a_night_without_an_expert_has_no_kappa(night, table, hinted, proba):
+    widget = ss.night_scorer(night, table.assign(stage=np.int8(-1)), hinted, proba)
+    assert widget.kappas.isna().all(axis=None)
+
+
+def test_scorer_needs_a_model_that_reads_hints(night, table, stager):
+    with pytest.raises(ValueError, match="cannot read hints"):
+        ss.night_scorer(night, table, stager)
+
+
+def test_ten_epochs_are_compared_when_all_are_staged(night, table, proba):
+    certain = pd.DataFrame(np.eye(5)[table["stage"]], table.index, list(STAGES))
+    widget = ss.beat_the_expert(night, table, {"trees": proba, "model": certain})
+    asked = [epoch for _, epoch in widget.slider.options]
+    truth = table["stage"].iloc[asked]
+    assert truth.value_counts().to_dict() == dict.fromkeys(range(5), 2)
+    wrong = asked[3]
+    for turn in range(10):
+        assert widget.kappas is None and widget.stage.value is None
+        epoch = widget.slider.value
+        assert epoch == asked[turn]  # the next one comes by itself
+        right = int(table["stage"].iloc[epoch])
+        widget.stage.value = (right + 1) % 5 if epoch == wrong else right
+    assert widget.kappas["you"] == pytest.approx((0.9 - 0.2) / (1 - 0.2))  # one of ten is wrong
+    assert widget.kappas["model"] == 1
+    assert widget.kappas["trees"] == ss.score(truth, proba.loc[truth.index])["kappa"]
+    assert "0.88" in widget.figures.value and "0.76" in widget.figures.value
+    widget.slider.value = wrong
+    widget.stage.value = int(table["stage"].loc[:, :, wrong].iloc[0])  # a second thought counts
+    assert widget.kappas["you"] == 1
+
+
+def test_only_epochs_that_all_answer_are_asked(night, table, proba):
+    part = proba.copy()
+    part.iloc[:600] = np.nan
+    widget = ss.beat_the_expert(night, table, {"part": part})
+    assert all(epoch >= 600 for _, epoch in widget.slider.options)
+    with pytest.raises(ValueError, match="no epoch has both"):
+        ss.beat_the_expert(night, table, {"nothing": proba.iloc[:0]})
 
 
 def test_gap_in_the_night_is_not_read_across(table, stager):
     whole, holed = table, table.drop(table.index[290:296])
     levels = stager.spec.levels(holed)
     widget = ss.what_if(holed, stager, 297)
-    np.testing.assert_array_equal(widget.proba, stager.answer(levels[290:], 1))
-    assert not np.allclose(widget.proba, ss.what_if(whole, stager, 297).proba, atol=1e-6)
+    np.testing.assert_array_equal(widget.before, stager.answer(levels[290:], 1))
+    assert not np.allclose(widget.before, ss.what_if(whole, stager, 297).before, atol=1e-6)
 
 
 def test_text_has_every_digit_on_a_ground_that_darkens_with_its_level():
@@ -230,6 +329,11 @@ def test_text_has_every_digit_on_a_ground_that_darkens_with_its_level():
     assert "▶" in html and "&lt;3&gt;, in this night" in html
     with pytest.raises(ValueError):
         ss.coloured_text(np.arange(10)[None], spec, [7, 8])
+
+
+def test_every_kind_of_digit_has_a_name_of_its_own():
+    names = {digit_name(ss.Digit("delta_log_power", level)) for level in LEVELS}
+    assert len(names) == len(LEVELS) and all(name.startswith("log delta power") for name in names)
 
 
 def test_what_if_draws_bars_for_after_and_lines_for_before():
