@@ -269,15 +269,22 @@ def _check_03_3(answer: Any) -> str:
 
 
 def _check_04_1(answer: Any) -> str:
-    """What LoRA trains."""
+    """The rank that fits."""
     shapes = [(576, 576), (192, 576), (1536, 576), (576, 1536)]
-    found = float(_run(answer, shapes, 16, given=f"layers {shapes} (out, in) and rank 16", shape=()))
+    a_rank, frozen = sum(n_out + n_in for n_out, n_in in shapes), sum(n_out * n_in for n_out, n_in in shapes)
     inner, outer = sum(n_in for _, n_in in shapes), sum(n_out for n_out, _ in shapes)
-    frozen = sum(n_out * n_in for n_out, n_in in shapes)
-    _need(found not in (frozen, 16 * frozen), "that counts the frozen matrices; A and B are thinner.")
-    _need(found not in (16 * inner, 16 * outer), "that is one of two: B is n_out × r, A is r × n_in.")
-    _need(found == 16 * (inner + outer), f"expected {16 * (inner + outer)}, got {found:g}.")
-    return f"{found:g} train, {frozen} are frozen: {found / frozen:.1%}."
+    for megabytes in (2, 0.5):
+        given, room = f"layers {shapes} (out, in) and {megabytes} MB", megabytes * 1e6
+        found = float(_run(answer, shapes, megabytes, given=given, shape=()))
+        right = room // (4 * a_rank)
+        _need(found not in (room // a_rank, room / a_rank), "a number in float32 takes four bytes.")
+        one_side = (room // (4 * inner), room // (4 * outer))
+        _need(found not in one_side, "that has room for one of A and B only: A is r × n_in, B is n_out × r.")
+        _need(found != room // (4 * frozen), "W is frozen and not in the adapter; only A and B are.")
+        _need(found != room / (4 * a_rank), f"{found:.4g} is no rank: a rank is a whole number.")
+        _need(found <= right, f"rank {found:g} for {given}: {4 * a_rank * found / 1e6:.3g} MB, too much.")
+        _need(found == right, f"rank {found:g} for {given} fits, but a larger one does too.")
+    return f"the adapter grows by {4 * a_rank / 1e6:.3g} MB with each rank, whatever the frozen weights are."
 
 
 def _check_04_2(answer: Any) -> str:
@@ -309,15 +316,18 @@ def _check_04_3(answer: Any) -> str:
         words = label_token_ids(answer, tokenizer)
     except ValueError as error:
         raise Hint(f"{error}") from error
+    short = [word for word in answer if not (word.strip().isalpha() and len(word.strip()) > 2)]
+    _need(not short, f"{(short or [''])[0]!r} is no word of three letters or more; people will read these.")
     levels = PromptSpec(default_digits(shipped_table())).levels(shipped_table())[300:340]
     ids = tokenizer(night_text(levels), add_special_tokens=False, return_tensors="pt").input_ids
     model = load_base(OFFLINE_MODEL, nf4=False)
     with torch.inference_mode():
         logits = model(ids.to(model.device)).logits[0, ids[0] == ids[0, -1]][:, words]
     shares = pd.Series(logits.float().softmax(dim=-1).mean(dim=0).cpu().numpy(), index=answer)
-    word, share = shares.idxmax(), shares.max()
+    (word, share), (last, least) = (shares.idxmax(), shares.max()), (shares.idxmin(), shares.min())
     _need(share < 0.4, f"the untuned model gives {word!r} {share:.0%} on average; wanted under 40 %.")
-    return f"its favourite, {word!r}, gets {share:.0%}, so there is less to unlearn."
+    _need(least > 0.1, f"the untuned model gives {last!r} only {least:.0%}; wanted over 10 %.")
+    return f"from {least:.0%} for {last!r} to {share:.0%} for {word!r}, so there is less to unlearn."
 
 
 def _check_05_1(answer: Any) -> str:
@@ -325,10 +335,16 @@ def _check_05_1(answer: Any) -> str:
     matrix = np.random.default_rng(5).integers(1, 50, size=(5, 5))
     found = np.asarray(_run(answer, matrix, given="a confusion matrix of 5 × 5 counts"))
     _need(sorted(found.shape) != [4, 5], "one side is merged only; expert and model both have light sleep.")
-    _need(found.shape == (4, 4), f"expected shape (4, 4), got {found.shape}.")
-    _need(found.sum() == matrix.sum(), f"{matrix.sum()} epochs went in, {found.sum():g} came out.")
+    to_do = "add N2's row to N1's, and N2's column to N1's; W, N3 and REM keep theirs"
+    _need(found.shape == (4, 4), f"expected shape (4, 4), got {found.shape}: {to_do}.")
+    for lost in (1, 2):
+        thrown_away = np.delete(np.delete(matrix, lost, 0), lost, 1)
+        _need((found != thrown_away).any(), f"N{lost}'s epochs are gone. Do not delete them: {to_do}.")
     right = np.add.reduceat(np.add.reduceat(matrix, [0, 1, 3, 4], axis=0), [0, 1, 3, 4], axis=1)
-    _need((found == right).all(), f"expected W, light, N3, REM: {right.tolist()}, got {found.tolist()}.")
+    names = ("W", "light", "N3", "REM")
+    for i, j in np.argwhere(found != right)[:1]:
+        where = f"expert {names[i]}, model {names[j]}: {found[i, j]:g} instead of {right[i, j]}"
+        raise Hint(f"{where}. {matrix.sum()} epochs went in, {found.sum():g} came out. The order is {names}.")
     return "N1 taken for N2 no longer counts as an error; say so when you compare with five stages."
 
 

@@ -220,12 +220,15 @@ def test_03_3_short_text(mistake, expected, smollm2_tokenizer):
 @pytest.mark.parametrize(
     ("mistake", "expected"),
     [
-        (lambda shapes, rank: rank * sum(n * m for n, m in shapes), "counts the frozen matrices"),
-        (lambda shapes, rank: rank * sum(n for n, m in shapes), "that is one of two"),
-        (lambda shapes, rank: 0, "got 0"),
+        (lambda shapes, mb: mb * 1e6 // sum(map(sum, shapes)), "takes four bytes"),
+        (lambda shapes, mb: mb * 1e6 // 4 // sum(n for n, _ in shapes), "room for one of A and B only"),
+        (lambda shapes, mb: mb * 1e6 // 4 // sum(n * m for n, m in shapes), "only A and B are"),
+        (lambda shapes, mb: mb * 1e6 / 4 / sum(map(sum, shapes)), "a rank is a whole number"),
+        (lambda shapes, mb: 90, "too much"),
+        (lambda shapes, mb: 8, "a larger one does too"),
     ],
 )
-def test_04_1_lora_parameters(mistake, expected):
+def test_04_1_the_rank_that_fits(mistake, expected):
     assert expected in hint("04.1", mistake)
 
 
@@ -259,6 +262,7 @@ def test_04_2_answer_labels(mistake, expected):
         ("ABCDE", "expected a list of five words, got 'ABCDE'"),
         ([" W", " N1", " N2", " N3", " REM"], "must be one token each"),
         ([" Wake", " Light", " Deep", " Deep", " REM"], "must be distinct"),
+        ([*"ABCDE"], "'A' is no word of three letters"),
         ([" Wake", " Light", " Medium", " Deep", " REM"], "the untuned model gives ' REM' 64% on average"),
     ],
 )
@@ -274,8 +278,10 @@ def light(matrix, axis):
     ("mistake", "expected"),
     [
         (lambda matrix: light(matrix, 0), "one side is merged only"),
-        (lambda matrix: np.delete(np.delete(matrix, 1, 0), 1, 1), "epochs went in"),
-        (lambda matrix: light(light(matrix, 0), 1)[::-1], "expected W, light, N3, REM"),
+        (lambda matrix: matrix, "add N2's row to N1's"),
+        (lambda matrix: np.delete(np.delete(matrix, 1, 0), 1, 1), "N1's epochs are gone"),
+        (lambda matrix: light(light(matrix, 0), 1)[::-1], "The order is ('W', 'light', 'N3', 'REM')"),
+        (lambda matrix: light(light(matrix, 0), 1) // 2, "epochs went in"),
     ],
 )
 def test_05_1_four_stages(mistake, expected):
