@@ -43,7 +43,7 @@ from transformers.utils import logging as hf_logging
 
 from ..dataset.windows import label_token_ids, tokenizer_hash
 from ..files import check_number, read_json
-from .settings import OFFLINE_MODEL, PRESETS, REPEATED_KEYS, detect
+from .settings import OFFLINE_MODEL, PRESETS, PRODUCTS, REPEATED_KEYS, detect
 
 log = logging.getLogger(__name__)
 
@@ -205,8 +205,33 @@ def _repeated_keys_attention(
     )
 
 
+def _attention_by_products(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Compute softmax(QKᵀ · scaling) V as two plain products, where every token sees all others.
+
+    The queries that share keys are rows of one matrix. A processor that multiplies bfloat16 does it faster
+    than PyTorch's kernel, forward and backward, but keeps the softmax of every layer for the backward pass.
+    Causal attention, and attention with a mask, is left to PyTorch.
+    """
+    if attention_mask is not None or module.is_causal:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    queries = (query * scaling).reshape(-1, module.num_key_value_groups * query.shape[2], query.shape[3])
+    shared = zip(queries, key.flatten(0, 1), value.flatten(0, 1), strict=True)  # (G · T, D), (T, D), (T, D)
+    heads = torch.stack([(rows @ keys.T).softmax(-1) @ values for rows, keys, values in shared])
+    return heads.view(query.shape).transpose(1, 2), None  # (B, T, H, D)
+
+
 AttentionInterface.register(REPEATED_KEYS, _repeated_keys_attention)
 AttentionMaskInterface.register(REPEATED_KEYS, sdpa_mask)
+AttentionInterface.register(PRODUCTS, _attention_by_products)
+AttentionMaskInterface.register(PRODUCTS, sdpa_mask)
 
 
 def set_attention(model: Any, bidirectional: bool) -> None:

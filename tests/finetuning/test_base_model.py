@@ -22,7 +22,7 @@ from transformers.utils import logging as hf_logging
 
 import sleepstage as ss
 from sleepstage.finetuning import base_model
-from sleepstage.finetuning.settings import CPU, T4
+from sleepstage.finetuning.settings import CPU, CPU_BFLOAT16, T4
 
 
 def test_prepared_model_is_the_expected_llama(smollm2_tokenizer):
@@ -191,6 +191,19 @@ def test_heads_get_keys_of_their_own_on_a_t4(bidirectional, tiny_base, monkeypat
     for *_, settings in calls[2:]:
         assert not settings.get("enable_gqa") and settings["attn_mask"] is None
         assert settings["is_causal"] != bidirectional
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_attention_by_products_gives_the_same_answers_and_gradients(bidirectional, tiny_base, monkeypatch):
+    ids, found = torch.randint(40, (3, 29), generator=torch.Generator().manual_seed(0)), {}
+    for attention in ("sdpa", CPU_BFLOAT16.attention):
+        monkeypatch.setattr(base_model, "detect", lambda: replace(CPU, attention=attention))  # noqa: B023
+        model = ss.load_base(tiny_base, nf4=False).double()
+        base_model.set_attention(model, bidirectional)
+        logits = model(ids).logits
+        logits.square().sum().backward()
+        found[attention] = [logits.detach(), *(weight.grad for weight in model.parameters())]
+    torch.testing.assert_close(*found.values(), rtol=1e-4, atol=1e-6)  # rotary angles are float32
 
 
 @pytest.fixture
