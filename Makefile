@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: setup demo test test-slow release-check lint docs notebooks offline-bundle
+.PHONY: setup demo test test-slow release-check lint docs notebooks bench offline-bundle
 
 setup: $(VENV)/ready
 
@@ -31,6 +31,10 @@ release-check: setup
 # Runs all five, and the solutions, in full (about fifteen minutes on two cores) and keeps their outputs.
 notebooks: setup
 	$(RUN) notebooks/refresh.py
+
+# How long things take, into benchmarks/RESULTS.md: about twenty minutes on two cores that do nothing else.
+bench: setup
+	$(RUN) benchmarks/run_all.py
 
 lint: setup
 	$(RUN) -m ruff check .

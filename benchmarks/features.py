@@ -16,6 +16,7 @@ import tracemalloc
 import mne
 import numpy as np
 import yasa
+from run_all import row
 
 from sleepstage.features.catalogue import feature_columns
 from sleepstage.features.extract import extract_features
@@ -79,7 +80,7 @@ def main() -> None:
     night, channels = (make_night(n * args.epochs, args.seed) for n in (1, args.channels))
     calls = {
         "sleepstage": lambda: extract_all(night),
-        "  without its filter": lambda: extract_without_filter(night),
+        "sleepstage without its filter": lambda: extract_without_filter(night),
         "YASA": lambda: extract_with_yasa(night),
         f"sleepstage, {args.channels} channels": lambda: extract_all(channels),
     }
@@ -90,15 +91,14 @@ def main() -> None:
             start = time.perf_counter()
             call()
             seconds[name][repeat] = time.perf_counter() - start
-    print(f"{args.epochs} epochs at {SFREQ_HZ:g} Hz, medians of {args.repeats} alternating calls")
+    yasas = f"YASA's {n_features['YASA']} features of one channel"
     for name, values in seconds.items():
-        ratio = np.median(values / seconds["YASA"])
-        print(
-            f"{name:<24}{n_features[name]:4d} features {np.median(values):7.3f} s {ratio:6.2f} of YASA's time"
-        )
+        times = None if name == "YASA" else float(np.median(values / seconds["YASA"]))
+        about = f"{name}: {n_features[name]} features of {args.epochs} epochs"
+        row(about, float(np.median(values)), "s", times, yasas)
     for name, recording in (("one channel", night), (f"{args.channels} channels", channels)):
-        peak = peak_memory(recording)
-        print(f"peak memory, {name}: {peak / 1e6:.1f} MB, {peak / recording.eeg_uv.nbytes:.2f} of the signal")
+        times = peak_memory(recording) / recording.eeg_uv.nbytes
+        row(f"peak memory beside the signal, {name}", times, "times the signal")
 
 
 if __name__ == "__main__":
