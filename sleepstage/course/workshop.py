@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import signal
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
@@ -188,41 +187,47 @@ def _check_01_3(answer: Any) -> str:
 
 
 def _check_02_1(answer: Any) -> str:
-    """What the amplifier's gain does to a feature."""
+    """Two wires swapped."""
     _need(isinstance(answer, list | tuple | set), f"expected a list of names, got {answer!r}.")
-    gains = (shipped_night()[0][:9], 2 * shipped_night()[0][:9])
-    before, after = ({**time_features(x), **hjorth_features(x), **moment_features(x)} for x in gains)
+    both = (shipped_night()[0][:9], -shipped_night()[0][:9])
+    before, after = ({**time_features(x), **hjorth_features(x), **moment_features(x)} for x in both)
+    changed = {name for name in before if not np.allclose(before[name], after[name], rtol=0.02)}
     for name in answer:
         _need(name in before, f"{name!r} is none of {', '.join(before)}.")
-        change = f"{before[name][0]:.4g} becomes {after[name][0]:.4g} at twice the gain"
-        _need(np.allclose(before[name], after[name]), f"{name} follows the gain: {change}.")
-    missed = sum(np.allclose(before[name], after[name]) for name in before) - len(set(answer))
-    _need(not missed, f"none is wrong, {missed} missing: what else is a count, an order, or a ratio?")
-    return "counts and orders stay, and ratios in which the gain cancels."
+        _need(name in changed, f"{name} stays: it is {before[name][0]:.4g} with either sign.")
+    missed = len(changed) - len(set(answer))
+    _need(not missed, f"none is wrong, {missed} missing: what else knows which way is up?")
+    return "only the mean, the two extremes and skewness know which way is up."
 
 
 def _check_02_2(answer: Any) -> str:
-    """Power in a band."""
+    """The frequency below which a share of the power lies."""
     for rate in (100.0, 200.0):
-        sine = 20 * np.sin(2 * np.pi * 10 * np.arange(30 * rate) / rate)
-        given = f"a sine of 10 Hz and 20 µV, sampled at {rate:g} Hz, and the band from 8 to 12 Hz"
-        power = float(_run(answer, sine, rate, 8, 12, given=given, shape=()))
-        summed = signal.welch(sine, rate, nperseg=int(4 * rate))[1].sum()
-        _need(not np.isclose(power, summed, rtol=0.1), "the sum of the PSD is no area: times its step in Hz.")
-        _need(power > 1, f"nothing found for {given}. signal.welch gives (frequencies, PSD), in this order.")
-        _need(np.isclose(power, 200, rtol=0.1), f"expected 200 µV² for {given}, got {power:.4g}.")
-    return "a sine's power is half its squared amplitude, whatever the sampling rate."
+        seconds = np.arange(30 * rate) / rate
+        waves = [amp * np.sin(2 * np.pi * hz * seconds) for amp, hz in ((30, 6), (15, 20), (30, 45))]
+        given = f"sines of 30 µV at 6 Hz, 15 µV at 20 Hz and 30 µV at 45 Hz, sampled at {rate:g} Hz"
+        for share, right in ((0.75, 6), (0.95, 20)):
+            found = float(_run(answer, sum(waves), rate, share, given=given, shape=()))
+            _need(abs(found - 45) > 1, f"{found:g} Hz: leave out what lies outside 0.5 to 40 Hz.")
+            _need(share > 0.9 or abs(found - 20) > 1, f"{found:g} Hz for 75 %: power is amplitude squared.")
+            wanted = f"expected {right} Hz for {share:.0%} of the power of {given}"
+            _need(abs(found - right) < 0.5, f"{wanted}, got {found:.4g}.")
+    return "four fifths of the power lie at 6 Hz, the rest at 20 Hz, whatever the sampling rate."
 
 
 def _check_02_3(answer: Any) -> str:
-    """A feature of your own that tells N1 from REM."""
-    values, stages = _by_epoch(answer), shipped_night()[1]
+    """A feature of your own that tells N1 from REM, at any gain."""
+    values, (uv, stages) = _by_epoch(answer), shipped_night()
     pair = np.isin(stages, (1, 4))
     _need(np.ptp(values[pair]) > 0, "every epoch got the same value.")
+    louder = _run(answer, 2 * uv, 100.0, given="the night at twice the gain", shape=values.shape)
+    change = f"at twice the gain, {values[0]:.4g} becomes {louder[0]:.4g}"
+    same = np.isclose(louder, values, rtol=1e-3).mean() > 0.99
+    _need(same, f"{change}. Divide by something that grows with the gain as well.")
     auc = roc_auc_score(stages[pair] == 4, values[pair])
-    advice = "At which frequencies do their median spectra in notebook 2 differ?"
-    _need(abs(auc - 0.5) >= 0.25, f"AUC {auc:.2f}; wanted 0.75 or more, or 0.25 or less. {advice}")
-    return f"AUC {auc:.2f}, on this one night."
+    advice = "Where do their median spectra in notebook 2 differ? And by what do you divide?"
+    _need(abs(auc - 0.5) >= 0.3, f"AUC {auc:.2f}; wanted 0.80 or more, or 0.20 or less. {advice}")
+    return f"AUC {auc:.2f} at any gain, on this one night."
 
 
 def _check_03_1(answer: Any) -> str:

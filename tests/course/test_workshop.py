@@ -132,41 +132,42 @@ def test_01_3_deep_sleep(night):
     assert "expected True or False" in hint("01.3", lambda x, rate: x.std(axis=1))
 
 
-def test_02_1_gain_free():
-    right = ["zero_crossings", "mobility", "complexity", "skewness", "kurtosis", "permutation_entropy"]
+def test_02_1_swapped_wires():
+    right = ["mean_uv", "min_uv", "max_uv", "skewness"]
     assert workshop.check("02.1", right)
-    assert "rms_uv follows the gain: " in hint("02.1", [*right, "rms_uv"])
-    assert "none is wrong, 3 missing" in hint("02.1", right[:3])
+    assert "rms_uv stays: " in hint("02.1", [*right, "rms_uv"])
+    assert "none is wrong, 3 missing" in hint("02.1", right[:1])
     assert "'spindles' is none of mean_uv, " in hint("02.1", ["spindles"])
 
 
-def welch_with(combine, **settings):
-    def band_power(x, rate, low, high):
-        freqs, psd = signal.welch(x, settings.get("rate", rate), nperseg=int(4 * rate))
-        return combine(freqs, psd, (freqs >= low) & (freqs <= high))
+def edge_frequency(power=1.0, high=40, rate=None, low=0.5):
+    def edge(x, sfreq, share):
+        freqs, psd = signal.welch(x, rate or sfreq, nperseg=int(4 * sfreq))
+        inside = (freqs >= low) & (freqs <= high)
+        below = np.cumsum(psd[inside] ** power)
+        return freqs[inside][np.searchsorted(below, share * below[-1])]
 
-    return band_power
+    return edge
 
 
 @pytest.mark.parametrize(
     ("mistake", "expected"),
     [
-        (welch_with(lambda freqs, psd, inside: psd[inside].sum()), "the sum of the PSD is no area"),
-        (welch_with(lambda freqs, psd, inside: freqs[(psd >= 8) & (psd <= 12)].sum()), "in this order"),
-        (
-            welch_with(lambda freqs, psd, inside: psd[inside].sum() * freqs[1], rate=100.0),
-            "sampled at 200 Hz",
-        ),
-        (welch_with(lambda freqs, psd, inside: psd[inside].mean()), "expected 200 µV²"),
+        (edge_frequency(high=60), "leave out what lies outside"),
+        (edge_frequency(power=0.5), "power is amplitude squared"),
+        (edge_frequency(rate=100.0), "sampled at 200 Hz"),
+        (lambda x, sfreq, share: edge_frequency()(x, sfreq, share) * 4, "expected 6 Hz"),
     ],
 )
-def test_02_2_band_power(mistake, expected):
+def test_02_2_edge_frequency(mistake, expected):
+    assert workshop.check("02.2", edge_frequency())
     assert expected in hint("02.2", mistake)
 
 
 def test_02_3_own_feature(night):
     assert "in another order" in hint("02.3", lambda x, rate: night.stages)
-    assert "wanted 0.75 or more" in hint("02.3", lambda x, rate: x.std(axis=1))
+    assert "at twice the gain" in hint("02.3", lambda x, rate: x.std(axis=1))
+    assert "wanted 0.80 or more" in hint("02.3", lambda x, rate: x.std(axis=1) / x.std())
     assert "epoch 0 got NaN" in hint("02.3", lambda x, rate: np.full(len(x), np.nan))
 
 
