@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from ..features.catalogue import NIGHT
-from ..finetuning.hints import recheck
-from ..stages import STAGES, UNSCORED
+from ..finetuning.hints import recheck, with_given
+from ..stages import UNSCORED, proba_array
 from .cohort import kappa_difference_ci
 from .metrics import score
 
@@ -101,23 +101,15 @@ def _next_round(place: str, proba: pd.DataFrame, known: pd.Series, rng: np.rando
 def _figures(
     stages: pd.Series, unhinted: pd.DataFrame, proba: pd.DataFrame, known: pd.Series
 ) -> dict[str, Any]:
-    others = stages.where(known == UNSCORED, UNSCORED)
+    given, others = known.to_numpy(), stages.where(known == UNSCORED, UNSCORED)
     read, unread = score(others, proba), score(others, unhinted)
     return {
         "kappa_others": read["kappa"],
         "kappa_others_unhinted": unread["kappa"],
         "kappa_difference": read["kappa"] - unread["kappa"],
         "kappa_difference_ci": kappa_difference_ci(others, proba, unhinted),
-        "kappa_delivered": score(stages, _written_over(proba, known))["kappa"],
-        "kappa_filled_in": score(stages, _written_over(unhinted, known))["kappa"],
+        "kappa_delivered": score(stages, with_given(proba_array(proba), given))["kappa"],
+        "kappa_filled_in": score(stages, with_given(proba_array(unhinted), given))["kappa"],
         "ece_others": read["ece"],
         "ece_others_unhinted": unread["ece"],
     }
-
-
-def _written_over(proba: pd.DataFrame, known: pd.Series) -> pd.DataFrame:
-    """Give each epoch with a hint the probability 1 for the hint's stage."""
-    given = (known != UNSCORED).to_numpy()
-    values = proba.to_numpy(copy=True)
-    values[given] = np.eye(len(STAGES))[known[given]]
-    return pd.DataFrame(values, proba.index, proba.columns)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from ..features.catalogue import NIGHT
-from ..stages import UNSCORED, proba_array
+from ..stages import STAGES, UNSCORED, proba_array
 
 MOST_HINTS = 40  # a night in training: twenty minutes of a scorer's night, and what the figures go up to
 
@@ -58,6 +58,17 @@ def spread(doubt: np.ndarray, n: int) -> np.ndarray:
     parts = np.array_split(np.arange(len(value)), n)
     best = [part[value[part].argmax()] for part in parts if part.size and value[part].max() > -np.inf]
     return np.array(best, dtype=np.int64)
+
+
+def with_given(proba: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """Give each epoch whose stage is given, not −1 (n_epochs,), that stage with probability 1 (n_epochs, 5).
+
+    Examples
+    --------
+    >>> with_given(np.full((2, 5), 0.2), np.array([-1, 3])).tolist()
+    [[0.2, 0.2, 0.2, 0.2, 0.2], [0.0, 0.0, 0.0, 1.0, 0.0]]
+    """
+    return np.where(given[:, None] != UNSCORED, np.eye(len(STAGES))[given], proba)
 
 
 def draw_hints(

@@ -23,6 +23,7 @@ from ..features.catalogue import NIGHT
 from ..finetuning.adapter import SHIPPED_ADAPTER, load_adapter
 from ..finetuning.base_model import load_base, load_tokenizer, quiet_libraries, set_attention
 from ..finetuning.calibration import HypnogramPrior
+from ..finetuning.hints import with_given
 from ..finetuning.settings import OFFLINE_MODEL, detect
 from ..stages import STAGES, UNSCORED, stage_codes
 
@@ -164,7 +165,7 @@ class Stager:
         _warn_of_unanswered(table, proba)
         if with_prior and self.prior:
             proba = self.prior.apply(proba)
-        return _with_given(proba, given)
+        return pd.DataFrame(with_given(proba.to_numpy(), given), table.index, list(STAGES))
 
     def answer(self, levels: np.ndarray, row: int) -> np.ndarray:
         """Read one window around an epoch, and give that epoch's probabilities.
@@ -195,7 +196,7 @@ class Stager:
         stride = stride or self.spec.default_stride
         windows = covering_windows(table, self.spec, self.tokenizer, stride, given)
         answers = self._answers(windows, windows_per_batch, len(table))
-        return _with_given(pd.DataFrame(answers, table.index, list(STAGES)), given)
+        return pd.DataFrame(with_given(answers, given), table.index, list(STAGES))
 
     @torch.inference_mode()
     def _answers(self, texts: list[Windows], windows_per_batch: int | None, n_epochs: int) -> np.ndarray:
@@ -236,13 +237,6 @@ def _given(table: pd.DataFrame, known: pd.Series | None) -> np.ndarray:
             "Series of stage codes with the table's index or a part of it, −1 where the model is asked"
         )
     return stage_codes(known.reindex(table.index, fill_value=UNSCORED))
-
-
-def _with_given(proba: pd.DataFrame, given: np.ndarray) -> pd.DataFrame:
-    """Write the given stages into a hypnodensity, with probability 1."""
-    rows = given != UNSCORED
-    proba[rows] = np.eye(len(STAGES))[given[rows]]
-    return proba
 
 
 def _around_sleep(proba: pd.DataFrame) -> np.ndarray:
