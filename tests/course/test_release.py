@@ -67,14 +67,10 @@ FROM_ELSEWHERE: dict[str, dict[str, str]] = {
         "134": "the size of the contest's zip",
     },
     "02_features": {
-        **dict.fromkeys(
-            ["0.10", "0.78", "0.90", "0.82", "0.32", "8.7", "39"], "computed anew in a test below"
-        ),
+        **dict.fromkeys(["0.09", "0.82", "0.56", "9.2", "53"], "computed anew in a test below"),
         "468": "an epoch that the explorer jumps to",
         "530": "an epoch that the explorer jumps to",
         "101": "an age",
-        "0.44": "ss.between_people, of 58 people",
-        "0.70": "ss.between_people, of 58 people",
     },
     "03_dataset": {
         "83 %": "Rosenberg & Van Hout, 2013",
@@ -360,17 +356,18 @@ def test_notebook_2_reads_its_pictures_rightly(table):
     text = "\n".join(texts(read("02_features"))).replace("−", "-")
     effect = ss.separation(table, n_bootstrap=0)["effect"]
     bits = ss.mutual_information(table)["bits"]
-    digits = [digit.column for digit in ss.default_digits(table)]
+    bands = ("delta", "theta", "alpha", "sigma", "beta")
+    drawn = [f"{band}_{kind}" for kind in ("log_power", "share") for band in bands]
     n1_rem = effect.xs(("N1", "REM"), level=("stage", "against"))
     said = {
-        r"`delta_power_rel` has a Cliff's delta of (\S+),": effect["delta_power_rel", "N2", "rest"],
-        r"N3 has more of it \((\S+)\)": effect["delta_power_rel", "N2", "N3"],
-        r"column N1–N2: (\S+)\)": effect["delta_power_rel", "N1", "N2"],
-        r"REM less \((\S+)\)": effect["delta_power_rel", "N2", "REM"],
+        r"`delta_share` has a Cliff's delta of (\S+),": effect["delta_share", "N2", "rest"],
+        r"N3 has more of it \((\S+)\)": effect["delta_share", "N2", "N3"],
+        r"column N1–N2: (\S+)\)": effect["delta_share", "N1", "N2"],
+        r"REM less \((\S+)\)": effect["delta_share", "N2", "REM"],
         r"is an AUC of ([\d.]+\d)": (n1_rem.abs().max() + 1) / 2,
-        r"further from 0 than (\S+) in the column N1–REM": n1_rem[digits].abs().max(),
-        r"bits of the best eight: (\S+),": bits.nlargest(8).sum(),
-        r"REM's best mark, with a delta of (\S+),": effect["sigma_power_uv2", "REM", "rest"],
+        r"further from 0 than (\S+) in the column N1–REM": n1_rem[drawn].abs().max(),
+        r"bits of the best eight add up to (\S+),": bits.nlargest(8).sum(),
+        r"REM's best mark, with a delta of (\S+),": effect["sigma_log_power", "REM", "rest"],
     }
     for pattern, value in said.items():
         (quoted,) = re.findall(pattern, text)
@@ -378,8 +375,8 @@ def test_notebook_2_reads_its_pictures_rightly(table):
             f"{pattern}: {quoted} is said, {value:.3f} is true"
         )
         assert (float(quoted) < 0) == (value < 0)
-    assert "thirty-nine of the sixty-three" in text
-    assert ((bits > bits["sigma_power_uv2"]).sum(), len(bits)) == (39, 63)
+    assert "fifty-three of the seventy-seven" in text
+    assert ((bits > bits["sigma_log_power"]).sum(), len(bits)) == (53, 77)
 
 
 @pytest.mark.parametrize(
