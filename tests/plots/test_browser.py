@@ -42,6 +42,8 @@ stager = ss.Stager.from_base(spec, {base!r}, nf4=False)
 proba = stager.predict_proba(table)""",
     "ss.night_explorer(night, table, proba, spec)",
     "ss.what_if(table, stager, 300)",
+    "ss.night_scorer(night, table, stager, proba)",
+    "ss.beat_the_expert(night, table, {{'model': proba}})",
 )
 
 
@@ -129,6 +131,8 @@ def lab(tmp_path, tiny_base):
     (config / "labconfig").mkdir(parents=True)
     quiet = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
     (config / "labconfig" / "page_config.json").write_text(json.dumps(quiet))
+    whole = {"@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"}}  # cells off the screen too
+    (config / "labconfig" / "default_setting_overrides.json").write_text(json.dumps(whole))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -158,7 +162,7 @@ def page(tmp_path):
         yield Page(next(t["webSocketDebuggerUrl"] for t in targets if t["type"] == "page"))
 
 
-def test_slider_and_digit_move_picture_and_probabilities(lab, page):
+def test_widgets_follow_the_mouse(lab, page):
     page.send("Page.navigate", url=lab)
     ready = "[...(window.jupyterapp?.shell.widgets('main') ?? [])].some(w => w.sessionContext?.isReady)"
     wait_for("the notebook and its kernel", lambda: page.js(ready))
@@ -179,17 +183,38 @@ def test_slider_and_digit_move_picture_and_probabilities(lab, page):
     page.press("ArrowDown", 40)
     page.press("Enter", 13, text="\r")
     wait_for("what_if to name the second digit", lambda: page.picture(1) not in ("", what_if))
-    assert "theta_log_power" in page.js(f"{digit}.selectedOptions[0].textContent")
+    assert page.js(f"{digit}.selectedOptions[0].textContent").startswith("2:")
     probabilities = "[...document.querySelectorAll('.widget-html pre')].at(-1).textContent"
-    unchanged = re.findall(r"([\d.]+) → ([\d.]+) %", page.js(probabilities))
-    assert len(unchanged) == 5 and all(was == now for was, now in unchanged)
+    first = re.findall(r"([\d.]+) → ([\d.]+) %", page.js(probabilities))
+    assert len(first) == 5 and any(was != now for was, now in first)  # it opens with a change
 
     what_if = page.picture(1)
     level = int(page.js("document.querySelectorAll('.widget-slider .widget-readout')[1].textContent"))
     page.click("document.querySelectorAll('.noUi-base')[1]", share=0.99 if level < 5 else 0.01)
     wait_for("what_if to redraw", lambda: page.picture(1) not in ("", what_if))
     changed = re.findall(r"([\d.]+) → ([\d.]+) %", page.js(probabilities))
-    assert [was for was, _ in changed] == [was for was, _ in unchanged]
-    assert any(was != now for was, now in changed)
+    assert [was for was, _ in changed] == [was for was, _ in first]
+    assert changed != first
+
+    scorer = page.picture(2)
+    buttons = "document.querySelectorAll('.widget-toggle-buttons')[{}].querySelectorAll('button')[{}]"
+    tables = "[...document.querySelectorAll('.widget-html table.dataframe')]"
+    rows = f"{tables}[0].querySelectorAll('tbody tr').length"
+    assert page.js(rows) == 1  # the reading without hints
+    page.click(buttons.format(0, 3))
+    page.click(
+        "[...document.querySelectorAll('button')].find(b => b.textContent.startsWith('read the night'))"
+    )
+    wait_for("the night to be read again", lambda: page.js(rows) == 2)
+    wait_for("the scorer to redraw", lambda: page.picture(2) not in ("", scorer))
+
+    place = "[...document.querySelectorAll('.widget-slider .widget-readout')].at(-1).textContent"
+    for turn in range(10):
+        here = page.js(place)
+        page.click(buttons.format(1, turn % 5))
+        if turn < 9:
+            wait_for("the next of the ten epochs", lambda here=here: page.js(place) != here)
+    wait_for("the comparison", lambda: page.js(f"{tables}.length") == 2)
+    assert {"you", "model", "expert"} < set(page.js(f"{tables}[1].innerText").split())
     assert not page.js("document.querySelectorAll('.jp-OutputArea-output[data-mime-type*=stderr]').length")
     page.screenshot(RESULTS / "widgets_in_jupyterlab.png")
