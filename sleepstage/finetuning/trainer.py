@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 from peft import LoraConfig
+from peft.helpers import disable_input_dtype_casting
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -145,7 +146,8 @@ class AnswerTrainer(SFTTrainer):
         Gradients that overflow do not stop it. With float16 this happens sometimes, mostly in the first
         steps, and the gradient scaler skips such a step.
         """
-        with detect().products():
+        # peft copies each input to float32, and autocast back to half precision: the same numbers.
+        with detect().products(), disable_input_dtype_casting(self.model):
             loss = super().training_step(*args, **kwargs)
         if not torch.isfinite(loss):
             raise ValueError(
