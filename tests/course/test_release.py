@@ -20,6 +20,7 @@ import nbformat
 import pytest
 from notebook_files import (
     ALL,
+    DRAWS,
     NAMES,
     NOTEBOOKS,
     ROOT,
@@ -350,6 +351,15 @@ def test_figures_in_the_text_are_those_in_the_outputs(name):
     assert quoted
     assert not [figure for figure in quoted if not is_shown(figure, shown) and figure not in elsewhere]
     assert set(elsewhere) <= set(quoted), "FROM_ELSEWHERE has figures that are no longer quoted"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_picture_is_said_in_words_for_those_who_cannot_see_it(name):
+    cells = read(name).cells
+    for place, cell in enumerate(cells):
+        if cell.cell_type == "code" and DRAWS.search(cell.source):
+            after = next(text.source for text in cells[place + 1 :] if text.cell_type == "markdown")
+            assert "**In words:**" in after, f"the text after this picture does not say it:\n{cell.source}"
 
 
 def test_notebook_2_reads_its_pictures_rightly(table):
