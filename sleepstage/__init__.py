@@ -41,7 +41,7 @@ _NAMES = {
     "evaluation.baselines": "gradient_boosting_baseline majority_baseline",
     "evaluation.cohort": "cohort_figures kappa_difference_ci load_validation",
     "evaluation.readers": "Reader evaluate_cohort",
-    "plots.epoch": "coloured_text plot_epoch plot_night_explorer plot_spectrum plot_what_if",
+    "plots.epoch": "coloured_text digit_name plot_epoch plot_night_explorer plot_spectrum plot_what_if",
     "plots.features": "plot_feature_correlations plot_feature_course plot_features_by_stage",
     "plots.hypnogram": "plot_hypnodensity plot_hypnogram plot_hypnogram_comparison plot_spectrogram "
     "shade_epochs",

@@ -20,7 +20,8 @@ EXERCISES = [f"exercises/{number}_exercises" for number in STATIONS]
 ALL = [*NAMES, *EXERCISES, *SOLUTIONS]
 
 DRAWS = re.compile(
-    r"\bss\.(plot_\w+|night_\w+|what_if|beat_the_expert)\(|\bplt\.(subplots|figure|plot)\b|\.plot[.(]"
+    r"\bss\.(plot_\w+|night_explorer|night_scorer|what_if|beat_the_expert)\("
+    r"|\bplt\.(subplots|figure|plot)\b|\.plot[.(]"
     r"|\bsns\.(?!set|color|despine|\w*palette)\w+\("
 )
 EXPECTED = re.compile(
