@@ -55,7 +55,8 @@ def section(name: str, rows: list[dict[str, Any]], seconds: float) -> list[str]:
     lines += ["| what | value | beside a peer |", "| --- | --: | --- |"]
     for found in rows:
         beside = f"{found['times']:.3g} × the time of {found['peer']}" if found["times"] is not None else ""
-        lines.append(f"| {found['what']} | {found['value']:,.4g} {found['unit']} | {beside} |")
+        value = f"{found['value']:{',.0f' if abs(found['value']) >= 1000 else '.3g'}} {found['unit']}"
+        lines.append(f"| {found['what']} | {value.strip()} | {beside} |")
     return [*lines, ""]
 
 
