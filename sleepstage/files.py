@@ -66,10 +66,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
     """Read a JSON file that holds an object, as all of ours do, or raise a ValueError that names the file."""
     with naming(path, "a JSON file of names and values"):
         _check_size(Path(path).stat().st_size)
-        try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-        except RecursionError as error:
-            raise ValueError("brackets too deep") from error
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}")
         return content
@@ -77,11 +74,17 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 @contextmanager
 def naming(path: str | Path, expected: str) -> Iterator[None]:
-    """Name a file in the error over its content, and turn what wrong content raises into a ValueError."""
+    """Name a file in the error over its content, and turn what wrong content raises into a ValueError.
+
+    Libraries raise errors of many kinds over a damaged file. Those pass that say nothing about its content.
+    """
     try:
         yield
-    except (TypeError, AttributeError, KeyError, ValueError) as error:
-        reason = f"it lacks {error}" if isinstance(error, KeyError) else error
+    except (MemoryError, NameError, FileNotFoundError, PermissionError):
+        raise
+    except Exception as error:
+        kind = "it lacks" if type(error) is KeyError else type(error).__name__
+        reason = error if isinstance(error, ValueError) else f"{kind} {error}".strip()
         raise ValueError(f"{path} is not {expected}: {reason}") from error
 
 
@@ -108,15 +111,10 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
 
     Sizes are checked before anything is unpacked (`LARGEST_BYTES`).
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            _check_size(sum(member.file_size for member in members))
-            return {member.filename.removesuffix(".npy"): _read_array(archive, member) for member in members}
-    except (MemoryError, PermissionError):  # the file may be whole
-        raise
-    except Exception as error:  # numpy and zipfile raise errors of many kinds, SyntaxError among them
-        raise ValueError(f"{path} is not a complete .npz file of plain arrays ({error})") from error
+    with naming(path, "a complete .npz file of plain arrays"), zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        _check_size(sum(member.file_size for member in members))
+        return {member.filename.removesuffix(".npy"): _read_array(archive, member) for member in members}
 
 
 _READ_HEADER = {
@@ -138,13 +136,11 @@ def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray
 
 def as_numbers(value: Any, name: str, path: Path) -> np.ndarray:
     """Give a value of a file as an array of numbers, or raise a ValueError that names both."""
-    try:
+    with naming(f"{path}: {name}", "an array of numbers"):
         array = np.asarray(value)
-    except ValueError as error:  # lists of unequal lengths
-        raise ValueError(f"{path}: {name} is not an array of numbers ({error})") from error
-    if array.dtype.kind not in "iuf":
-        raise ValueError(f"{path}: {name} is of type {array.dtype}, expected an array of numbers")
-    return array
+        if array.dtype.kind not in "iuf":
+            raise ValueError(f"it is of type {array.dtype}")
+        return array
 
 
 def check_number(value: Any, name: str, low: float, high: float = math.inf, whole: bool = False) -> None:
@@ -200,10 +196,8 @@ def check_replaceable(folder: str | Path, contents: Contents, keep: Iterable[str
     """
     folder = Path(folder).resolve()
     for obstacle in _obstacles(folder, contents, keep):
-        raise ValueError(
-            f"{folder} would be replaced, but {obstacle}. Nothing was deleted. Name a folder that does not "
-            "exist yet, or move what lies there to another place."
-        )
+        said = f"{folder} would be replaced, but {obstacle}. Nothing was deleted"
+        raise ValueError(f"{said}. Name a folder that does not exist yet, or move what lies there.")
 
 
 def _obstacles(folder: Path, contents: Contents, keep: Iterable[str | Path]) -> Iterator[str]:

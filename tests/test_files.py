@@ -88,7 +88,7 @@ def test_an_array_that_is_smaller_than_it_says_is_refused(shape, dtype, tmp_path
 
 @pytest.mark.parametrize(
     ("text", "reason"),
-    [("[]", "a list"), ("{", "property name"), ("[" * 10**5, "too deep"), ('{"a": "\xff"}', "codec")],
+    [("[]", "a list"), ("{", "property name"), ("[" * 10**5, "recursion depth"), ('{"a": "\xff"}', "codec")],
 )
 def test_what_is_no_json_object_is_refused_by_name(text, reason, tmp_path):
     (tmp_path / "train.json").write_bytes(text.encode("latin1"))
@@ -220,7 +220,7 @@ def test_the_demo_keeps_a_users_file(tmp_path, capsys, monkeypatch):
     thesis = tmp_path / "lesson" / "adapter" / "thesis.docx"
     thesis.parent.mkdir(parents=True)
     thesis.write_text("mine")
-    quick = SimpleNamespace(predict_proba=lambda table: majority_baseline(table, table))
+    quick = SimpleNamespace(predict_proba=lambda table, *_: majority_baseline(table, table))
     monkeypatch.setattr("sleepstage.staging.stager.Stager.from_pretrained", lambda *_: quick)
     monkeypatch.setattr(
         "sleepstage.finetuning.trainer.build_trainer", lambda *_, **__: pytest.fail("it began to train")

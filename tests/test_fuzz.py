@@ -267,9 +267,9 @@ def test_adapters(name, adapter, table, tmp_path, monkeypatch):
     weights = load_file(adapter / "adapter_model.safetensors")
     base = load_adapter(adapter)
     base = (base.model.unload(), base.tokenizer)
-    monkeypatch.setattr("sleepstage.finetuning.adapter.load_base", lambda *_: copy.deepcopy(base[0]))
+    monkeypatch.setattr("sleepstage.finetuning.base_model.load_base", lambda *_: copy.deepcopy(base[0]))
     monkeypatch.setattr(
-        "sleepstage.finetuning.adapter.load_tokenizer", lambda location: _same(location, base[1])
+        "sleepstage.finetuning.base_model.load_tokenizer", lambda location: _same(location, base[1])
     )
 
     def case(rng):

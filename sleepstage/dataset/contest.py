@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 from ..features.catalogue import BANDS_HZ, INDEX, describe_features, missing_features
 from ..features.extract import extract_features
 from ..features.spectral import spectrum_features
+from ..files import naming
 from ..recordings.quality import check_peak_to_peak
 from ..recordings.recording import N_SAMPLES, SFREQ_HZ, Recording
 from .table import check_index
@@ -170,10 +171,8 @@ def read_contest(folder: str | Path) -> pd.DataFrame:
     arrays = [_read(file) for file in tqdm(files, desc="reading", unit="file", leave=False)]
     kinds = {array.ndim: file for array, file in zip(arrays, files, strict=True)}
     if len(kinds) > 1:
-        raise ValueError(
-            f"{kinds[1]} holds a signal and {kinds[2]} a spectrogram; they have different features. Put them "
-            "in different folders"
-        )
+        said = f"{kinds[1]} holds a signal and {kinds[2]} a spectrogram"
+        raise ValueError(f"{said}; they have different features. Put them in different folders")
     stages = np.array([int(file.parent.name) for file in files], dtype=np.int8)
     make_table = _of_signals if 1 in kinds else _of_spectrograms
     table = make_table(arrays, stages, folder).set_axis(index).sort_index()
@@ -196,15 +195,11 @@ def _index(files: list[Path]) -> pd.MultiIndex:
 
 
 def _read(file: Path) -> NDArray[np.float64]:
-    try:
+    with naming(file, "a complete .npy file of numbers"):
         array = np.load(file, mmap_mode="r", allow_pickle=False)  # a false shape asks for no memory
-    except Exception as error:  # zipfile and numpy raise errors of many kinds
-        raise ValueError(f"{file} is not a complete .npy file of numbers ({error})") from error
     if array.dtype.kind not in "iuf" or array.shape not in ((51, 59), (51, 60), (N_SAMPLES,)):
-        raise ValueError(
-            f"{file} has the shape {array.shape} and type {array.dtype}, expected numbers: a spectrogram of "
-            f"51 × 59 or 51 × 60, or a signal of {N_SAMPLES:,} samples"
-        )
+        wanted = f"numbers: a spectrogram of 51 × 59 or 51 × 60, or a signal of {N_SAMPLES:,} samples"
+        raise ValueError(f"{file} has the shape {array.shape} and type {array.dtype}, expected {wanted}")
     return array.astype(np.float64)
 
 

@@ -87,8 +87,8 @@ def folder_table(
         """Give a night's table, kept or made, or say why there is none."""
         try:
             scored = None if hypnogram is None else _hypnogram_of(folder, path, names, hypnogram)
-            versions = [(str(file), file.stat().st_size, file.stat().st_mtime_ns)
-                        for file in (path, scored) if file]  # fmt: skip
+            files = [(file, file.stat()) for file in (path, scored) if file]
+            versions = [(str(file), seen.st_size, seen.st_mtime_ns) for file, seen in files]
             options = settings | names
             kept = tables / f"{path.stem}-{joblib.hash((versions, options))[:12]}.npz"
             return kept_table(kept, lambda: extract_features(read_recording(path, scored, **options)))

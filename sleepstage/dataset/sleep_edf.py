@@ -92,11 +92,8 @@ def sleep_edf_table(
     paths = {night: folder / f"subject{night[0]:02d}-night{night[1]}-{ending}" for night in wanted}
     n_absent = sum(not path.is_file() for path in paths.values())
     if n_absent:
-        size_mb = 48 * n_absent
-        tqdm.write(
-            f"{n_absent} of {len(paths)} nights are still to be read; downloaded, about {size_mb} MB: "
-            f"{size_mb * 8 / 10 / 60:.0f} minutes at 10 Mbit/s"
-        )
+        about = f"about {48 * n_absent} MB: {48 * n_absent * 8 / 10 / 60:.0f} minutes at 10 Mbit/s"
+        tqdm.write(f"{n_absent} of {len(paths)} nights are still to be read; downloaded, {about}")
     fetched, tables = list[Path](), []
 
     def read_night(subject: int, night: int) -> pd.DataFrame:
@@ -122,11 +119,9 @@ def _existing(subjects: list[int], nights: list[int], study: str) -> list[tuple[
     unknown = [subject for subject in subjects if subject not in SUBJECTS[study]]
     if unknown or not subjects:
         last = SUBJECTS[study][-1]
-        absent = sorted({*range(last)} - {*SUBJECTS[study]})
-        raise ValueError(
-            f"there are no subjects {unknown}; expected some of 0 to {last}"
-            + (f" without {', '.join(map(str, absent))}, who do not exist" if absent else "")
-        )
+        absent = ", ".join(str(subject) for subject in range(last) if subject not in SUBJECTS[study])
+        without = f" without {absent}, who do not exist" if absent else ""
+        raise ValueError(f"there are no subjects {unknown}; expected some of 0 to {last}{without}")
     if study == "telemetry":
         nights = [1]
     if not nights or not set(nights) <= {1, 2}:
@@ -135,9 +130,7 @@ def _existing(subjects: list[int], nights: list[int], study: str) -> list[tuple[
     lost = sorted(ABSENT_NIGHTS.intersection(asked))
     kept = [night for night in asked if night not in lost]
     if without := sorted({subject for subject, _ in lost} - {subject for subject, _ in kept}):
-        raise ValueError(
-            f"night {nights[0]} of subjects {without} was lost by the recorder; ask for the other"
-        )
+        raise ValueError(f"night {nights[0]} of subjects {without} was lost by the recorder; take the other")
     for subject, night in lost:
         log.warning("night %d of subject %d was lost by the recorder and is left out", night, subject)
     return kept

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import GroupShuffleSplit
 
-from ..recordings.recording import person_in_name
 from .table import check_index, check_people, normal_subject
 
 
@@ -47,10 +46,8 @@ def split_subjects(table: pd.DataFrame, test_fraction: float = 0.25, seed: int =
     """
     subjects = table.index.get_level_values("subject")
     if subjects.nunique() < 2:
-        raise ValueError(
-            f"got {subjects.nunique()} subject, expected at least 2 to split by subject. "
-            "A single night can be split by time with split_blocks."
-        )
+        said = f"got {subjects.nunique()} subject, expected at least 2 to split by subject"
+        raise ValueError(f"{said}. A single night can be split by time with split_blocks.")
     check_people(table)
     splitter = GroupShuffleSplit(n_splits=1, test_size=test_fraction, random_state=seed)
     _, test = next(splitter.split(table, groups=subjects))
@@ -84,10 +81,8 @@ def split_blocks(
         raise ValueError(f"test_every is {test_every}, expected 2 to n_blocks = {n_blocks}")
     block_length = len(table) // n_blocks
     if block_length <= 2 * gap_epochs:
-        raise ValueError(
-            f"{len(table)} epochs in {n_blocks} blocks make {block_length} epochs a block, expected more "
-            f"than two gaps of {gap_epochs}. Take fewer blocks or a smaller gap."
-        )
+        said = f"{len(table)} epochs in {n_blocks} blocks make {block_length} epochs a block"
+        raise ValueError(f"{said}, expected more than two gaps of {gap_epochs}. Take fewer blocks.")
     block = np.minimum(np.arange(len(table)) // block_length, n_blocks - 1)
     is_test = block % test_every == test_every - 1
     near_test = np.convolve(is_test, np.ones(2 * gap_epochs + 1), mode="same") > 0
@@ -180,14 +175,7 @@ def check_no_leakage(train_subjects: Iterable[Any], test_subjects: Iterable[Any]
     Traceback (most recent call last):
     ValueError: subjects 1 are in training and in test; all nights of a person must be on one side
     """
-    train = {normal_subject(subject): _shown(subject) for subject in train_subjects}
+    train = {normal_subject(subject): str(subject) for subject in train_subjects}
     if both := sorted(train[name] for name in set(map(normal_subject, test_subjects)).intersection(train)):
-        raise ValueError(
-            f"subjects {', '.join(both)} are in training and in test; "
-            "all nights of a person must be on one side"
-        )
-
-
-def _shown(subject: Any) -> str:
-    named = person_in_name(str(subject))
-    return str(subject if named is None else named)
+        said = f"subjects {', '.join(both)} are in training and in test"
+        raise ValueError(f"{said}; all nights of a person must be on one side")

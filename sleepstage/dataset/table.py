@@ -46,20 +46,16 @@ def check_index(table: object, one_recording: bool = False) -> None:
     """
     index = table if isinstance(table, pd.Index) else getattr(table, "index", None)
     if not isinstance(index, pd.Index):
-        raise ValueError(
-            f"got {type(table).__name__}, expected a feature table; extract_features(recording) makes one of "
-            "a night, folder_table of a folder"
-        )
+        said = f"got {type(table).__name__}, expected a feature table"
+        raise ValueError(f"{said}; extract_features(recording) makes one of a night")
     if tuple(index.names) != INDEX:
         raise ValueError(f"the table is indexed by {list(index.names)}, expected {list(INDEX)}")
     if (kind := index.get_level_values("epoch").dtype).kind not in "iu":
         raise ValueError(f"the epochs are of type {kind}, expected whole numbers, counted from 0")
     if not index.is_unique:
         *night, epoch = index[index.duplicated()][0]
-        raise ValueError(
-            f"epoch {epoch} of {describe_night(night)} occurs more than once; keep one, or give each "
-            "recording a name of its own"
-        )
+        said = f"epoch {epoch} of {describe_night(night)} occurs more than once"
+        raise ValueError(f"{said}; keep one, or give each recording a name of its own")
     nights = index.droplevel("epoch").unique()
     if one_recording and len(nights) != 1:
         names = ", ".join(map(describe_night, nights[:3]))
@@ -103,10 +99,8 @@ def consecutive_runs(table: pd.DataFrame) -> list[slice]:
     epoch = np.diff(table.index.get_level_values("epoch").to_numpy(np.int64))
     if (disorder := (recording < 0) | ((recording == 0) & (epoch <= 0))).any():
         *night, number = table.index[1 + int(np.argmax(disorder))]
-        raise ValueError(
-            f"epoch {number} of {describe_night(night)} is not in its place, expected each night's epochs "
-            "one after the other, in order; sort the rows: table.sort_index()"
-        )
+        said = f"epoch {number} of {describe_night(night)} is not in its place"
+        raise ValueError(f"{said}; sort the rows: table.sort_index()")
     edges = [0, *(1 + np.flatnonzero((recording != 0) | (epoch != 1))).tolist(), len(table)]
     return [slice(start, stop) for start, stop in pairwise(edges)]
 
@@ -194,26 +188,18 @@ def load_table(path: str | Path) -> pd.DataFrame:
     path = Path(path)
     check_exists(path, "a feature table")
     arrays = read_npz(path)
-    keys = ["features", "feature_names", "stage", *INDEX]
-    if missing := [key for key in keys if key not in arrays]:
-        raise ValueError(
-            f"{path} is not a feature table: it lacks {missing}. Expected the keys {keys}, "
-            "as written by save_table."
-        )
+    if missing := {"features", "feature_names", "stage", *INDEX}.difference(arrays):
+        raise ValueError(f"{path} is not a feature table as save_table writes it: it lacks {sorted(missing)}")
     version = arrays.get("definitions_version", DEFINITIONS_VERSION)
     if not np.array_equal(version, DEFINITIONS_VERSION):
-        raise ValueError(
-            f"{path} holds features by the definitions of version {version}, this package has version "
-            f"{DEFINITIONS_VERSION}; compute the table anew from the recordings."
-        )
+        said = f"has definitions of version {version}, this package has version {DEFINITIONS_VERSION}"
+        raise ValueError(f"{path} {said}; compute the table anew from the recordings")
     features = as_numbers(arrays["features"], "features", path)
     n_rows, n_columns = arrays["stage"].size, arrays["feature_names"].size
     others = {key: arrays[key].shape for key in ("stage", *INDEX, "quality") if key in arrays}
     if features.shape != (n_rows, n_columns) or set(others.values()) != {(n_rows,)}:
-        raise ValueError(
-            f"{path}: features have the shape {features.shape}, the others {others}; expected "
-            f"({n_rows}, {n_columns}) for {n_columns} names and {n_rows} stages, and ({n_rows},)."
-        )
+        said = f"features have the shape {features.shape}, the others {others}"
+        raise ValueError(f"{path}: {said}; expected ({n_rows}, {n_columns}) and ({n_rows},)")
     index = pd.MultiIndex.from_arrays([arrays[name] for name in INDEX], names=INDEX)
     table = _in_our_units(pd.DataFrame(features, index, arrays["feature_names"].astype(str)))
     table["stage"] = as_numbers(arrays["stage"], "stage", path)
@@ -350,10 +336,8 @@ def _check_names(nights: pd.Index) -> None:
     for night in nights:
         person = person_in_name(str(night[1]))
         if person is not None and first.setdefault(person, night)[0] != night[0]:
-            raise ValueError(
-                f"{describe_night(first[person])} and {describe_night(night)} are two nights of one person "
-                "by their names; give both the same subject."
-            )
+            both = f"{describe_night(first[person])} and {describe_night(night)}"
+            raise ValueError(f"{both} are two nights of one person by their names; give one subject to both")
 
 
 def _check_content(features: pd.DataFrame) -> None:
@@ -364,10 +348,8 @@ def _check_content(features: pd.DataFrame) -> None:
     for (one, contents), (other, others) in combinations(repeated.items(), 2):
         n_shared = len(contents & others)
         if n_shared > min(lengths[one], lengths[other]) / 2:
-            raise ValueError(
-                f"{describe_night(one)} and {describe_night(other)} share {n_shared} epochs to the last "
-                "digit: they are one recording. Pass each night once."
-            )
+            said = f"{describe_night(one)} and {describe_night(other)} share {n_shared} epochs"
+            raise ValueError(f"{said} to the last digit: they are one recording. Pass each night once.")
 
 
 _SAME_COURSE = 0.7

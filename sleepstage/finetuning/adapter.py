@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from huggingface_hub import HfApi
 from peft import LoraConfig, PeftModel
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
 from ..dataset.digits import PromptSpec
@@ -23,17 +23,10 @@ from ..files import (
     replacing,
     write_json,
 )
-from .base_model import (
-    check_finite,
-    config_of,
-    identity,
-    load_base,
-    load_tokenizer,
-    local_copy,
-    quiet_libraries,
-    weight_files,
-)
+from . import base_model
+from .base_model import check_finite, quiet_libraries
 from .calibration import HypnogramPrior
+from .checkpoints import MODEL_FILE
 
 SHIPPED_ADAPTER = DATA_DIR / "adapter"
 
@@ -48,23 +41,12 @@ ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", *OWN_FILES)
 FIGURES = "figures.json"
 """What ``python -m sleepstage train`` writes into an adapter's folder about its validation subjects."""
 
-ADAPTER = Contents(
-    "an adapter folder",
-    re.compile(
-        "|".join(map(re.escape, [*ADAPTER_FILES, FIGURES])) + r"|(prior|figures)\.json\.partial\d*"
-    ).fullmatch,
-    "prior.json",  # a name of nobody else's
-)
+_ADAPTER_FILE = r"adapter_(config\.json|model\.safetensors)|(prompt|prior|train|figures)\.json(\.partial\d*)?"
+_MERGED_FILE = rf"{MODEL_FILE}|(prompt|prior|train)\.json"
 
-MERGED = Contents(
-    "a merged model's folder",
-    re.compile(  # what transformers writes for a model and its tokenizer, and our own files
-        r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json"
-        r"|merges\.txt|tokenizer\.model|chat_template\.jinja|model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|"
-        + "|".join(map(re.escape, OWN_FILES))
-    ).fullmatch,
-    "prior.json",
-)
+# Nobody else writes a prior.json.
+ADAPTER = Contents("an adapter folder", re.compile(_ADAPTER_FILE).fullmatch, "prior.json")
+MERGED = Contents("a merged model's folder", re.compile(_MERGED_FILE).fullmatch, "prior.json")
 
 
 @dataclass(frozen=True)
@@ -125,9 +107,11 @@ def load_adapter(
         raise FileNotFoundError(f"{folder} is not an adapter folder: it lacks {', '.join(missing)}")
     card = read_card(folder)
     spec, prior = PromptSpec.load(folder / "prompt.json"), HypnogramPrior.load(folder / "prior.json")
-    location = folder if merged else base or local_copy(card["base"])
-    tokenizer = load_tokenizer(location)
-    for what, found in identity(location, tokenizer, spec.labels, with_weights=not merged).items():
+    location = folder if merged else base or base_model.local_copy(card["base"])
+    with naming(location, "a base model for this adapter"):
+        tokenizer = base_model.load_tokenizer(location)
+        identity = base_model.identity(location, tokenizer, spec.labels, with_weights=not merged)
+    for what, found in identity.items():
         trained = card.get(what, found)
         if isinstance(found, dict) and isinstance(trained, dict):  # the first adapters say less
             found = {name: found.get(name) for name in trained}
@@ -138,12 +122,12 @@ def load_adapter(
             )
     if merged:
         _check_merged(folder)
-        return Adapter(load_base(folder, bool(nf4)), tokenizer, spec, prior, card)
+        return Adapter(base_model.load_base(folder, bool(nf4)), tokenizer, spec, prior, card)
     config = _plain_lora(folder / "adapter_config.json")
-    base_model = load_base(location, card["nf4"] if nf4 is None else nf4)
-    _check_tensors(folder / "adapter_model.safetensors", base_model, config)
+    base_weights = base_model.load_base(location, card["nf4"] if nf4 is None else nf4)
+    _check_tensors(folder / "adapter_model.safetensors", base_weights, config)
     with quiet_libraries():
-        model = PeftModel.from_pretrained(base_model, str(folder), is_trainable=trainable, config=config)
+        model = PeftModel.from_pretrained(base_weights, str(folder), is_trainable=trainable, config=config)
     return Adapter(model, tokenizer, spec, prior, card)
 
 
@@ -194,49 +178,41 @@ def _plain_lora(path: Path) -> LoraConfig:
             **{name: settings[name] for name in ("r", "lora_alpha", "target_modules")}, task_type="CAUSAL_LM"
         )
         for name, value in settings.items():
-            if name in _OF_NO_EFFECT:
-                continue
-            if value not in (None, False, {}, [], getattr(plain, name, None)):
+            harmless = name in _OF_NO_EFFECT or value in (None, False, {}, [], getattr(plain, name, None))
+            if not harmless:
                 raise ValueError(f"{name} is {value!r}, expected none")
     return plain
 
 
-def _check_tensors(path: Path, base_model: Any, config: LoraConfig) -> None:
+def _check_tensors(path: Path, model: Any, config: LoraConfig) -> None:
     """Refuse tensors whose names, shapes or numbers are not those of a plain LoRA on a model's layers."""
-    head, targets = base_model.get_output_embeddings(), set(config.target_modules or ())
+    head, targets = model.get_output_embeddings(), set(config.target_modules or ())
     expected = {}
-    for name, module in base_model.named_modules():
+    for name, module in model.named_modules():
         words = name.split(".")
         if not targets.isdisjoint(".".join(words[start:]) for start in range(len(words))):
             if not isinstance(module, torch.nn.Linear) or module is head:
-                raise ValueError(
-                    f"{path.parent} changes {name}, expected linear layers only, without the head"
-                )
-            for part, shape in (
-                ("A", [config.r, module.in_features]),
-                ("B", [module.out_features, config.r]),
-            ):
-                expected[f"base_model.model.{name}.lora_{part}.weight"] = shape
+                raise ValueError(f"{path.parent} changes {name}, expected linear layers without the head")
+            lora = f"base_model.model.{name}.lora"
+            expected[f"{lora}_A.weight"] = [config.r, module.in_features]
+            expected[f"{lora}_B.weight"] = [module.out_features, config.r]
     _check_files([path], expected)
 
 
 def _check_merged(folder: Path) -> None:
     """Refuse weights that are not those of ``config.json``: a layer that is missing would be random."""
     with torch.device("meta"), quiet_libraries():
-        model = AutoModelForCausalLM.from_config(config_of(folder), trust_remote_code=False)
+        model = AutoModelForCausalLM.from_config(base_model.config_of(folder), trust_remote_code=False)
     expected = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
-    _check_files(weight_files(str(folder)), expected)
+    _check_files(base_model.weight_files(str(folder)), expected)
 
 
 def _check_files(paths: list[Path], expected: dict[str, list[int]]) -> None:
     """Refuse tensors whose names and shapes are not these, or that hold what is no finite number."""
     found: dict[str, list[int]] = {}
     for path in paths:
-        try:
-            with safe_open(path, framework="pt") as file:
-                found |= {name: file.get_slice(name).get_shape() for name in file.keys()}
-        except SafetensorError as error:
-            raise ValueError(f"{path} is damaged ({error})") from error
+        with naming(path, "a whole file of tensors"), safe_open(path, framework="pt") as file:
+            found |= {name: file.get_slice(name).get_shape() for name in file.keys()}
     if wrong := sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name)):
         raise ValueError(
             f"{paths[0]} does not hold the tensors that its folder's settings ask for: {len(wrong)} are "

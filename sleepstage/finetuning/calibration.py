@@ -124,10 +124,8 @@ class HypnogramPrior:
         """
         compared = (stages.to_numpy() != UNSCORED) & answered(proba)
         if not compared.any():
-            raise ValueError(
-                f"none of the {len(stages)} epochs is scored and has an answer, so no temperature can be "
-                "fitted; add nights whose signal can be measured"
-            )
+            said = f"none of the {len(stages)} epochs is scored and has an answer"
+            raise ValueError(f"{said}, so no temperature can be fitted; add nights that can be measured")
 
         def loss(parameters: np.ndarray) -> float:
             smoothed = self._with(parameters).apply(proba).to_numpy()

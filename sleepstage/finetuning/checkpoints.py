@@ -27,14 +27,18 @@ log = logging.getLogger(__name__)
 
 _MARKER = "complete.json"
 
-# What transformers and peft write into a checkpoint, a whole model's and FSDP's included.
-_CHECKPOINT_FILE = re.compile(
-    r"adapter_(config\.json|model\.safetensors)|README\.md|(optimizer|scheduler|scaler)\.pt|rng_state(_\d+)?\.pth"
-    r"|trainer_state\.json|training_args\.bin|complete\.json(\.partial\d*)?|chat_template\.jinja|merges\.txt"
-    r"|tokenizer\.model|(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)"
-    r"\.json|model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|(pytorch_model_fsdp|optimizer)_\d+(/[^/]+)?"
+MODEL_FILE = (
+    r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|merges\.txt"
+    r"|tokenizer\.model|chat_template\.jinja|model(-\d+-of-\d+)?\.safetensors(\.index\.json)?"
 )
+"""A pattern for what transformers writes for a whole model and its tokenizer."""
 
+# What transformers and peft write into a checkpoint, FSDP's included.
+_CHECKPOINT_FILE = re.compile(
+    rf"{MODEL_FILE}|adapter_(config\.json|model\.safetensors)|README\.md|(optimizer|scheduler|scaler)\.pt"
+    r"|rng_state(_\d+)?\.pth|trainer_state\.json|training_args\.bin|complete\.json(\.partial\d*)?"
+    r"|(pytorch_model_fsdp|optimizer)_\d+(/[^/]+)?"
+)
 
 CHECKPOINT = Contents("a checkpoint", _CHECKPOINT_FILE.fullmatch, _MARKER)
 
@@ -66,10 +70,7 @@ class MarkComplete(TrainerCallback):
             if self.copy_to is not None:
                 try:
                     _copy(folder, self.copy_to, self.run)
-                except (
-                    OSError,
-                    ValueError,
-                ) as error:  # a drive that is full or gone; a user's file in the way
+                except (OSError, ValueError) as error:  # a full drive; a user's file in the way
                     log.warning("%s was not copied (%s). The training goes on.", folder.name, error)
 
 
@@ -181,10 +182,8 @@ def newest_complete(work: Path, copy_to: Path | None, run: dict[str, Any]) -> Pa
         if _digests(folder) != content["files"]:
             log.warning("%s is damaged, or was cut off while it was written; it is passed over", folder)
         elif changes := _changes(content["run"], run):
-            raise ValueError(
-                f"{folder} belongs to another run: {changes}. Resume with what it began with, or give this "
-                "run's adapter another folder."
-            )
+            said = f"{folder} belongs to another run: {changes}"
+            raise ValueError(f"{said}. Resume with what it began with, or name another adapter's folder.")
         else:
             return folder
     if others := sorted(copy_to.glob(f"run-*/checkpoint-*/{_MARKER}")) if copy_to else []:

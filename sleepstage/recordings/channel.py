@@ -12,8 +12,7 @@ import struct
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -23,6 +22,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ..files import check_number, naming
 from .edf import MAX_SAMPLES, SUFFIXES, EdfFile, Event
 
 # What EEGLAB, MNE and ANT call the place where two stretches meet, and EEGLAB's and GDF's numbers for it.
@@ -35,6 +35,9 @@ _LONGEST_PAUSE_S = 86_400  # what is longer is a wrong date
 
 _MAX_TAGS = 1_000_000  # of a FIF file: one for each buffer of samples, and some hundred others
 
+# What to do where MNE fails: files of MATLAB 7.3 are of a kind that it does not read, for one.
+_WHOLE = "a recording that can be read (if it is damaged, fetch it again; or export it as EDF)"
+
 # Readers that a damaged file makes crash, or ask for all memory or time: they are tried in a process of their
 # own. An error that Python can raise is MNE's to explain.
 _RISKY = {
@@ -42,20 +45,16 @@ _RISKY = {
     ".gdf": "from mne.io import read_raw_gdf as load",
 }
 _TRY = """
-import sys
-try:
+import contextlib, sys
+with contextlib.suppress(ImportError, OSError, ValueError):  # not on Linux, or the limit is lower already
     import resource
     now = 4096 * int(open("/proc/self/statm").read().split()[0])
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     resource.setrlimit(resource.RLIMIT_AS, (now + int(sys.argv[2]), hard))
-except (ImportError, OSError, ValueError):  # not on Linux, or the limit is lower already
-    pass
 try:
     load(sys.argv[1])
-except MemoryError:
-    sys.exit(1)
-except Exception:
-    pass
+except Exception as error:
+    sys.exit(isinstance(error, MemoryError))
 """
 
 _NEW_SEGMENT = re.compile(r"^Mk\d+=New Segment,[^,\n]*,(\d+),[^,\n]*,[^,\n]*,?(\d*)\s*$", re.MULTILINE)
@@ -125,8 +124,7 @@ def read_channel(psg: str | Path | mne.io.BaseRaw, channel: str, gain: float) ->
         source = _of_file(Path(psg), channel)
     source.signal_uv = np.float32(gain) * source.signal_uv
     if missing_s := _lay_by_the_clock(source):
-        said = f"the recording was paused: {missing_s:g} s are missing; by the clock, they are NaN"
-        source.notes.append(said)
+        source.notes.append(f"the recording was paused: {missing_s:g} s are missing, and are NaN")
     if source.start is not None and not 1900 <= source.start.year <= 2100:
         raise ValueError(f"{source.path} began in {source.start.year} by its header. Correct the date.")
     for note in source.notes:
@@ -156,13 +154,13 @@ def _of_file(path: Path, channel: str) -> Channel:
         _check_tags(path)
     if path.suffix.lower() in _RISKY:
         _try_in_a_process(path)
-    with _explaining_damage(path):
+    with naming(path, _WHOLE):
         raw = mne.io.read_raw(path, verbose="error")
     _check_beside(path, raw.filenames)
     stored = _of_raw(raw, channel, path)
     if path.suffix.lower() == ".set":
         # In a Raw, MNE cuts annotations where the samples end; in the file, a pause has its whole length.
-        with _explaining_damage(path):
+        with naming(path, _WHOLE):
             stored.events, stored.cut_s = _events(mne.read_annotations(path)), np.inf
     if markers:
         stored.pauses = _pauses_of_brainvision(markers, stored.sfreq_hz)
@@ -187,21 +185,16 @@ def _of_edf(path: Path, channel: str) -> Channel:
     for event in edf.events():
         record = max(0, int(np.searchsorted(begins_s, event.onset_s, "right")) - 1)
         events.append(event._replace(onset_s=record * edf.record_s + event.onset_s - begins_s[record]))
-    notes, start = (
-        [note for note, is_so in said.items() if is_so],
-        start and start + timedelta(seconds=first_s),
-    )
-    return Channel(path, signal_uv, sfreq_hz, start, events, _pauses_of_edf(edf, sfreq_hz), notes)
+    notes = [note for note, is_so in said.items() if is_so]
+    began = start and start + timedelta(seconds=first_s)
+    return Channel(path, signal_uv, sfreq_hz, began, events, _pauses_of_edf(edf, sfreq_hz), notes)
 
 
 def _of_raw(raw: mne.io.BaseRaw, channel: str, path: Path) -> Channel:
     _check_channel(channel, raw.ch_names, path)
     sfreq_hz, start = raw.info["sfreq"], raw.info["meas_date"]
-    if raw.n_times > MAX_SAMPLES:
-        raise ValueError(
-            f"{path} holds {raw.n_times} samples, expected at most {MAX_SAMPLES}: is it damaged?"
-        )
-    with _explaining_damage(path):
+    check_number(raw.n_times, f"{path}: the number of samples", 1, MAX_SAMPLES)
+    with naming(path, _WHOLE):
         signal_uv = (1e6 * raw.get_data([channel], verbose="error")[0]).astype(np.float32)
     pauses: dict[int, float] = {}
     if path.suffix.lower() in SUFFIXES and path.is_file():
@@ -244,12 +237,9 @@ def _marker_files(header: Path) -> list[Path]:
     stated = re.search(r"NumberOfChannels\s*[=:]\s*(\d+)", text, re.IGNORECASE)
     if stated and float(stated[1]) > text.count("\n"):
         raise ValueError(f"{header} states {stated[1]} channels, expected at most one a line.")
-    named = [(kind.lower(), header.parent / name) for kind, name in _NAMED_FILE.findall(text)]
-    for _, place in named:
-        if place != header.with_name(place.name) or (place.exists() and not place.is_file()):
-            raise ValueError(
-                f"{header} names the file {str(place)!r}, expected a file beside it, by its name alone."
-            )
+    names = [(kind.lower(), name.replace("$b", header.stem)) for kind, name in _NAMED_FILE.findall(text)]
+    named = [(kind, header.parent / name) for kind, name in names]
+    _check_beside(header, [place for kind, place in named if kind == "data" or place.exists()])
     markers = [place for kind, place in named if kind == "marker"]
     return [*markers, header.with_suffix(".vmrk")] if markers else []  # as MNE looks for it
 
@@ -257,7 +247,7 @@ def _marker_files(header: Path) -> list[Path]:
 def _check_tags(path: Path) -> None:
     """Refuse a FIF file whose chain of tags goes back: MNE would follow it for ever."""
     at = 0
-    with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rb") as file, _explaining_damage(path):
+    with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rb") as file, naming(path, _WHOLE):
         for _ in range(_MAX_TAGS):
             file.seek(at)
             head = file.read(16)
@@ -283,27 +273,12 @@ def _try_in_a_process(path: Path) -> None:
         raise ValueError(f"{path} is probably damaged: its header states false sizes. Fetch it again.")
 
 
-def _check_beside(path: Path, files: tuple[Path | None, ...]) -> None:
-    """Refuse what MNE found elsewhere."""
+def _check_beside(path: Path, files: Iterable[Path | None]) -> None:
+    """Refuse what a recording names that lies elsewhere, or is a folder or a pipe."""
     folders = (path.absolute().parent, path.resolve().parent)
     for file in filter(None, files):
         if Path(os.path.abspath(file)).parent not in folders or not file.is_file():
             raise ValueError(f"{path} names the file {str(file)!r}, expected a file beside it.")
-
-
-@contextmanager
-def _explaining_damage(path: Path) -> Iterator[None]:
-    """Turn MNE's errors over a damaged file, which are of many kinds, into one that says what to do."""
-    try:
-        yield
-    except (MemoryError, PermissionError, NameError):  # the file may be whole
-        raise
-    except Exception as error:
-        cause = "is probably truncated or damaged: compare its size with the source and fetch it again"
-        if isinstance(error, NotImplementedError | ImportError):  # EEGLAB's files of MATLAB 7.3, for one
-            cause = "is of a kind that is not read here"
-        said = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{path} {cause}; or export it as EDF where it was made. ({said})") from error
 
 
 def _lay_by_the_clock(stored: Channel) -> float:
@@ -320,10 +295,8 @@ def _lay_by_the_clock(stored: Channel) -> float:
         _check_pause(lost_s, at / sfreq_hz, stored.path)
     total_s = sum(pauses.values())
     if total_s > _LONGEST_PAUSE_S or n_times + total_s * sfreq_hz > MAX_SAMPLES:
-        raise ValueError(
-            f"{stored.path} was paused {len(pauses)} times for {total_s:g} s in all, expected at most a day. "
-            "Correct the times."
-        )
+        said = f"was paused {len(pauses)} times for {total_s:g} s in all, expected at most a day"
+        raise ValueError(f"{stored.path} {said}. Correct the times.")
     # Rounded as a sum: the rounding of hundreds of pauses must not add up.
     n_missing = np.diff(np.rint(sfreq_hz * np.cumsum([0.0, *pauses.values()])).astype(int))
     stored.signal_uv[lost] = np.nan
@@ -362,9 +335,8 @@ def _check_pause(lost_s: float, at_s: float, path: Path) -> None:
     if np.isnan(lost_s):
         length = "and it is not known for how long. If you passed a Raw, pass its file, which may say"
     raise ValueError(
-        f"{path} was paused {at_s:g} s after its first sample, {length}. Or export the recording as EDF+D, "
-        "which keeps the times; or pass each stretch between pauses, raw.copy().crop(begin, end), with a "
-        "hypnogram of its own."
+        f"{path} was paused {at_s:g} s after its first sample, {length}. Or export it as EDF+D, which keeps "
+        "the times; or pass each stretch, raw.copy().crop(begin, end), with a hypnogram of its own."
     )
 
 
@@ -386,17 +358,14 @@ def _pauses_of_edf(edf: EdfFile, sfreq_hz: float, first_sample: int = 0) -> dict
     drift_s = np.abs(np.cumsum(np.where(is_pause, 0.0, lost_s))).max(initial=0.0)
     if drift_s > _DRIFT_S:
         raise ValueError(
-            f"{edf.path}: its records begin {np.median(lost_s) + edf.record_s:.6g} s apart by their own "
-            f"times, and the header's duration of a data record is {edf.record_s:g} s: the clock goes wrong "
-            f"by {drift_s:.1f} s. Correct the duration, or export the recording again."
+            f"{edf.path}: its records begin {np.median(lost_s) + edf.record_s:.6g} s apart, and the header's "
+            f"duration of a data record is {edf.record_s:g} s. Correct it, or export the recording again."
         )
     pauses = {}
     for record in np.flatnonzero(is_pause):
         at = round((record + 1) * edf.record_s * sfreq_hz) - first_sample
         if at <= 0:
-            raise ValueError(
-                f"This Raw begins after a pause of {edf.path}, so its clock is wrong. Pass the path of the "
-                "file, and as lights_off where epochs begin."
-            )
+            said = f"This Raw begins after a pause of {edf.path}, so its clock is wrong."
+            raise ValueError(f"{said} Pass the file's path, and as lights_off where epochs begin.")
         pauses[at] = float(lost_s[record])
     return pauses

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..files import as_numbers, check_exists, read_npz, write_npz, write_whole
+from ..files import as_numbers, check_exists, naming, read_npz, write_npz, write_whole
 from ..stages import codes_of_numbers
 from .hypnogram import note_on_numbers
 from .recording import Recording
@@ -86,11 +86,9 @@ def load_dictionary(path: str | Path, convention: str = "aasm", **about: Any) ->
     known |= dict.fromkeys(("subject", "recording"), path.stem)
     kinds: dict[str, Callable[[Any], Any]] = {"sfreq_hz": float, "start": datetime.fromisoformat}
     for name in ABOUT:
-        try:
+        with naming(f"{path}: {name}", "one value of its kind"):
             if name in content:
                 known[name] = kinds.get(name, lambda value: value)(np.asarray(content[name]).item())
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}: {name} cannot be read ({error}). Write the file again.") from error
     if "channel" not in content:  # we have not written it ourselves
         known["notes"] = (note_on_numbers(labels, np.ones(len(labels)), convention),)
     return Recording(eeg_uv=signals, stages=stages, **(known | about))
@@ -107,16 +105,14 @@ def load_array_pickle(path: Path) -> Any:
         If the pickle asks for anything else, or is damaged.
     """
     copyreg.clear_extension_cache()  # what stands there is used without asking find_class
-    try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            loaded = _ArrayUnpickler(content).load()
-            _check_size(loaded, len(content))
-            return loaded
-    except (MemoryError, NameError, OSError):  # the file may be whole
-        raise
-    except Exception as error:  # a damaged pickle raises errors of many kinds
-        said = str(error) or type(error).__name__
-        raise ValueError(f"{path} is not a readable pickle of arrays ({said})") from error
+    with (
+        naming(path, "a readable pickle of arrays"),
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        loaded = _ArrayUnpickler(content).load()
+        _check_size(loaded, len(content))
+        return loaded
 
 
 def _check_size(loaded: Any, n_bytes: int) -> None:
@@ -212,8 +208,6 @@ class _ArrayUnpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """Give our replacement inside a new function, because a pickle can set attributes of what it gets."""
         if (module, name) not in _STAND_INS:
-            raise ValueError(
-                f"the pickle asks for {module}.{name}; only numpy arrays and plain containers are read. "
-                "Do not trust this file; ask for an .npz instead."
-            )
+            said = f"the pickle asks for {module}.{name}; only numpy arrays and plain containers are read"
+            raise ValueError(f"{said}. Do not trust this file; ask for an .npz instead.")
         return lambda *arguments: _STAND_INS[module, name](*arguments)

@@ -76,10 +76,8 @@ class EdfFile:
         with path.open("rb") as file:
             header = file.read(256)
             if len(header) < 256 or not header.startswith(magic):
-                raise ValueError(
-                    f"{path} is not an EDF file: it begins with {header[:16]!r}, expected {magic!r} and a "
-                    "header of 256 bytes. If it was downloaded, it may be an error page: fetch it again."
-                )
+                said = f"it begins with {header[:16]!r}, expected {magic!r} and a header of 256 bytes"
+                raise ValueError(f"{path} is not an EDF file: {said}. Fetch it again.")
             self._header = header.decode("latin-1")
             n_signals = self._count("number of signals", self._header[252:256])
             fields = file.read(256 * n_signals).decode("latin-1")
@@ -147,10 +145,8 @@ class EdfFile:
         """
         is_paused = self._header[192:197] in ("EDF+D", "BDF+D")
         if is_paused and not self._notes:
-            raise ValueError(
-                f"{self.path} is marked as discontinuous, and has no annotations, which would tell when each "
-                "data record began. Export it again as EDF+C or EDF+D."
-            )
+            said = "is marked as discontinuous, and has no annotations that tell when each data record began"
+            raise ValueError(f"{self.path} {said}. Export it again as EDF+C or EDF+D.")
         said = [_RECORD_TIME.match(record) for record in self._annotation_bytes(self._notes[:1])]
         onsets_s = np.array([float(time[1]) if time else np.nan for time in said])
         # Some programs write no times into files without pauses, or 0 for all.
@@ -219,10 +215,8 @@ class EdfFile:
         """Refuse annotations that are damaged or cut off: where they are stages, none may be lost."""
         present, announced = self.n_records()
         if present < announced:
-            raise ValueError(
-                f"{self.path} is truncated: it holds {present} of the {announced:g} data records that its "
-                "header announces. Fetch it again."
-            )
+            said = f"it holds {present} of the {announced:g} data records that its header announces"
+            raise ValueError(f"{self.path} is truncated: {said}. Fetch it again.")
         for record in self._annotation_bytes(self._notes):
             if rest := _LIST.sub(b"", record).strip(b"\0"):
                 raise ValueError(f"{self.path} is damaged: {rest[:40]!r} is no annotation. Fetch it again.")

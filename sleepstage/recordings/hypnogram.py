@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from ..files import check_number, naming
 from ..stages import (
     NUMBER_CONVENTIONS,
     STAGE_TEXTS,
@@ -36,6 +37,8 @@ _TOLERANCE_S = 0.01
 _LENGTHS_S = (30, 20, 15, 12, 10, 6, 5, 4, 3, 2, 1)  # of epochs that ours, or two of ours, are made of
 
 _LATEST_S = 3.6e7  # a time of more than ten thousand hours is a mistake
+
+_TEXTS = (".csv", ".tsv", ".txt", ".eannot")
 
 _MAX_BYTES = 4_000_000  # of a text: MAX_EVENTS lines of 40 characters
 
@@ -121,8 +124,8 @@ def align_stages(
         first, end = spans["onset_s"].iloc[0] / EPOCH_S, spans["end_s"].iloc[-1] / EPOCH_S
         raise ValueError(
             f"{hypnogram} scores epochs {first:g} to {end - 1:g} counted from the signal's start "
-            f"({psg_start}), expected some of 0 to {n_epochs - 1}. Are both files of one night? If its "
-            "onsets count from the signal's start, and not from a start of its own, write it as a table."
+            f"({psg_start}), expected some of 0 to {n_epochs - 1}. Are both files of one night? If its times "
+            "count from the signal's start, write it as a table."
         )
     most = (seconds + 1e-3 * halves_s[:, :, 0]).argmax(axis=0)
     stages = np.array([*range(len(STAGES)), UNSCORED, UNSCORED], dtype=np.int8)[most]
@@ -162,30 +165,24 @@ def _read(
         delay_s = (edf.stated_start - psg_start).total_seconds()
         if abs(delay_s) > 86_400:
             raise ValueError(
-                f"{path} begins at {edf.stated_start:%Y-%m-%d %H:%M:%S} by its header, and the signal at "
-                f"{psg_start:%Y-%m-%d %H:%M:%S}; expected less than a day between them. If one date was made "
-                "anonymous, correct it in the header, or write the hypnogram as a table."
+                f"{path} begins at {edf.stated_start} by its header, and the signal at {psg_start}; expected "
+                "less than a day between them. Correct the header, or write the hypnogram as a table."
             )
         return [event._replace(onset_s=event.onset_s + delay_s) for event in edf.events()], []
-    if suffix in (".csv", ".tsv", ".txt", ".eannot"):
+    if suffix in _TEXTS:
         return _of_text(path, n_epochs, lights_off_s), []
     if suffix == ".xml":
         return _of_xml(path), []
-    raise ValueError(
-        f"{path} ends in {path.suffix!r}, expected a hypnogram: {', '.join(SUFFIXES)}, .csv, .tsv, .txt, "
-        ".eannot or .xml."
-    )
+    known = ", ".join((*SUFFIXES, *_TEXTS, ".xml"))
+    raise ValueError(f"{path} ends in {path.suffix!r}, expected a hypnogram: one of {known}.")
 
 
 def _of_text(path: Path, n_epochs: int, lights_off_s: float | None) -> list[Event]:
     lines = [line for line in _text(path).splitlines() if line.strip()]
-    if len(lines) > MAX_EVENTS:
-        raise ValueError(f"{path} has {len(lines)} lines, expected a hypnogram: at most {MAX_EVENTS}.")
+    check_number(len(lines), f"the number of lines of {path}, a hypnogram,", 0, MAX_EVENTS)
     delimiter = next((mark for mark in "\t;" if lines and mark in lines[0]), ",")
-    try:
+    with naming(path, "a table"):
         rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter)]
-    except csv.Error as error:
-        raise ValueError(f"{path} is no table ({error}). Save the hypnogram as text again.") from error
     names = [cell.lower() for cell in rows[0]] if rows else []
     stage_column = next((name for name in _STAGE_COLUMNS if name in names), None)
     is_timed = "onset" in names or "duration" in names
@@ -206,28 +203,20 @@ def _of_text(path: Path, n_epochs: int, lights_off_s: float | None) -> list[Even
     if not is_timed:
         epochs = [number_in(cell) for cell in column.get("epoch", ())]
         if epochs and epochs != list(range(epochs[0] or 0, (epochs[0] or 0) + len(epochs))):
-            raise ValueError(
-                f"{path}: its epochs do not count up by 1. Sort them, or give onset and duration."
-            )
+            raise ValueError(f"{path}: its epochs do not count up by 1. Sort them, or give onsets.")
         return _without_times(column[stage_column], n_epochs, lights_off_s, path)
     durations = column.get("duration", ["n/a"] * len(rows))
     events = []
     for onset, duration, text in zip(column["onset"], durations, column[stage_column], strict=False):
-        try:
+        with naming(path, "a hypnogram with onset and duration in seconds"):
             lasts_s = np.nan if code_of_text(duration) == UNSCORED else as_number(duration)
             events.append(Event(as_number(onset), lasts_s, text))
-        except ValueError as error:
-            raise ValueError(f"{path}: onset and duration must be seconds, as in 30.5 ({error}).") from error
     return events
 
 
 def _text(path: Path) -> str:
     """What a text says, in UTF-8, in UTF-16 with its mark, or else in Latin-1."""
-    if path.stat().st_size > _MAX_BYTES:
-        raise ValueError(
-            f"{path} has {path.stat().st_size} bytes, expected a hypnogram: at most {_MAX_BYTES}. Is it the "
-            "signal's file?"
-        )
+    check_number(path.stat().st_size, f"the size in bytes of {path}, a hypnogram,", 0, _MAX_BYTES)
     content = path.read_bytes()
     is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
@@ -258,7 +247,7 @@ def _without_times(texts: list[str], n_epochs: int, lights_off_s: float | None, 
 def _of_xml(path: Path) -> list[Event]:
     """Read the annotations of NSRR, or the stages of Compumedics' Profusion, which NSRR also has."""
     text, events = _text(path), list[Event]()
-    try:
+    with naming(path, "a hypnogram in the XML of NSRR"):
         if "<!DOCTYPE" in text or text.count("<") > 5 * MAX_EVENTS:  # may fill the memory
             raise ValueError("it defines a document type, or has too many elements for one night")
         root = ET.fromstring(text)
@@ -266,8 +255,6 @@ def _of_xml(path: Path) -> list[Event]:
             onset_s, duration_s = (as_number(event.findtext(name, "")) for name in ("Start", "Duration"))
             events.append(Event(onset_s, duration_s, event.findtext("EventConcept", "")))
         length_s = as_number(root.findtext("EpochLength", "30"))
-    except (ET.ParseError, ValueError) as error:
-        raise ValueError(f"{path} is no hypnogram in the XML of NSRR ({error}).") from error
     in_profusion = {"0": "W", "5": "REM"} | {number: f"S{number}" for number in "1234"}
     for place, stage in enumerate(root.iter("SleepStage")):
         events.append(Event(length_s * place, length_s, in_profusion.get(stage.text or "", "?")))
@@ -293,10 +280,8 @@ def _complete(spans: pd.DataFrame, signal_s: float, path: Path) -> int:
     too_far = ~(np.abs(onset_s) < _LATEST_S) | (duration_s < 0) | (duration_s > _LATEST_S)
     if too_far.any():
         at = spans[too_far].iloc[0]
-        raise ValueError(
-            f"{path}: a stage begins at {at['onset_s']:g} s and lasts {at['duration_s']:g} s, expected "
-            "seconds within a night."
-        )
+        said = f"a stage begins at {at['onset_s']:g} s and lasts {at['duration_s']:g} s"
+        raise ValueError(f"{path}: {said}, expected seconds within a night.")
     is_missing, steps_s = ~(duration_s > 0), np.diff(onset_s)
     n_filled = int(is_missing.sum()) if is_missing[:-1].any() else 0
     if n_filled:
@@ -306,11 +291,10 @@ def _complete(spans: pd.DataFrame, signal_s: float, path: Path) -> int:
     spans["duration_s"] = np.nan_to_num(duration_s)  # without one, the last is the hypnogram's end
     spans["end_s"] = onset_s + spans["duration_s"]
     overlaps = np.flatnonzero((steps_s <= 0) | (spans["end_s"][:-1] > onset_s[1:] + _TOLERANCE_S))
-    for before in overlaps[:1]:
+    for i in overlaps[:1]:
         raise ValueError(
-            f"{path}: {spans['text'][before + 1]!r} begins at {onset_s[before + 1]:g} s, expected "
-            f"{spans['end_s'][before]:g} s or later, where {spans['text'][before]!r} ends. If two people "
-            "scored the night, keep the rows of one."
+            f"{path}: {spans['text'][i + 1]!r} begins at {onset_s[i + 1]:g} s, before {spans['text'][i]!r} "
+            f"ends at {spans['end_s'][i]:g} s. If two people scored the night, keep the rows of one."
         )
     return n_filled
 
@@ -331,10 +315,9 @@ def _check_others(others: pd.DataFrame, spans: pd.DataFrame, n_filled: int, path
     is_alone = (covered_s < lasts_s / 2) | (n_filled > 0)
     for place, text in others["text"][is_alone].items():
         if not _BESIDE.search(text):
-            raise ValueError(
-                f"{path}, stage {place + 1}: {text!r} is no known stage. Rename or remove it. Known, in any "
-                f"capitals: {', '.join(filter(None, STAGE_TEXTS))}."
-            )
+            known = ", ".join(filter(None, STAGE_TEXTS))
+            said = f"{text!r} is no known stage. Rename or remove it. Known, in any capitals: {known}"
+            raise ValueError(f"{path}, stage {place + 1}: {said}.")
 
 
 def _check_unit(spans: pd.DataFrame, signal_s: float, sfreq_hz: float, path: Path) -> None:

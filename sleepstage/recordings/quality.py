@@ -11,21 +11,17 @@ PLAUSIBLE_PEAK_TO_PEAK_UV: tuple[float, float] = (1.0, 5000.0)
 
 _TYPICAL_UV = 150.0  # peak to peak, of 30 s of a sleeper's EEG
 
-# The probable cause of an amplitude below each bound. Units differ by factors of 1000 (3 decades). So most
-# bounds lie 1.5 decades above the amplitude that a sleeper's EEG has when it is stored in the wrong unit.
+_GAIN = ", or an amplifier's gain was not taken off (a factor of about {gain:.0e})"
+
+# The probable cause of an amplitude up to each bound: the true unit, what it was taken for, the factor, and
+# what else it may be. Units differ by factors of 1000 (3 decades). So most bounds lie 1.5 decades above the
+# amplitude that a sleeper's EEG has when it is stored in the wrong unit.
 _CAUSES = (
-    (_TYPICAL_UV * 10**-4.5, "volts were stored as if they were microvolts (factor 1e6)"),
-    (1.0, "millivolts were stored as if they were microvolts (factor 1e3), or no electrode was connected"),
-    (
-        _TYPICAL_UV * 10**4.5,
-        "microvolts were stored as if they were millivolts (factor 1e-3), or an amplifier's gain was not "
-        "taken off (a factor of about {gain:.0e})",
-    ),
-    (
-        _TYPICAL_UV * 10**7.5,
-        "microvolts were stored as if they were volts, or the header names no unit (factor 1e-6)",
-    ),
-    (np.inf, "nanovolts were stored as if they were volts: MNE does not know nV (factor 1e-9)"),
+    (_TYPICAL_UV * 10**-4.5, "volts", "microvolts", "1e6", ""),
+    (1.0, "millivolts", "microvolts", "1e3", ", or no electrode was connected"),
+    (_TYPICAL_UV * 10**4.5, "microvolts", "millivolts", "1e-3", _GAIN),
+    (_TYPICAL_UV * 10**7.5, "microvolts", "volts", "1e-6", ", or the header names no unit"),
+    (np.inf, "nanovolts", "volts", "1e-9", ": MNE does not know nV"),
 )
 
 _FLAT_UV = 1.0  # peak to peak over 30 s: less than the noise of an amplifier with a live electrode
@@ -68,7 +64,8 @@ def check_peak_to_peak(amplitude_uv: float, source: str | Path) -> None:
     """
     low, high = PLAUSIBLE_PEAK_TO_PEAK_UV
     if amplitude_uv < low or amplitude_uv > high:  # neither, if it is NaN
-        cause = next(cause for bound_uv, cause in _CAUSES if amplitude_uv <= bound_uv)
+        true, stored, factor, else_ = next(cause for bound_uv, *cause in _CAUSES if amplitude_uv <= bound_uv)
+        cause = f"{true} were stored as if they were {stored} (factor {factor}){else_}"
         raise ValueError(
             f"{source} has a median peak-to-peak amplitude of {amplitude_uv:.3g} uV, expected {low:g} to "
             f"{high:g} uV. Probably {cause.format(gain=_TYPICAL_UV / amplitude_uv)}. Correct it where it was "

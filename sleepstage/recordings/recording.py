@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ..files import DATA_DIR, check_exists
+from ..files import DATA_DIR, check_exists, check_number, naming
 from ..stages import STAGE_CODES, UNSCORED, stage_codes
 from .channel import Channel, read_channel, warn
 from .hypnogram import EPOCH_S, align_stages
@@ -98,10 +98,8 @@ class Recording:
         stages = None if self.stages is None else stage_codes(self.stages)
         for name, values in (("stages", stages), ("quality_as_recorded", recorded)):
             if values is not None and values.shape != (len(eeg_uv),):
-                raise ValueError(
-                    f"{name} has shape {values.shape}, expected ({len(eeg_uv)},): one for each epoch. "
-                    "Cut both alike, or pass None."
-                )
+                said = f"{name} has shape {values.shape}, expected ({len(eeg_uv)},)"
+                raise ValueError(f"{said}: one for each epoch. Cut both alike, or pass None.")
         if recorded is not None:
             quality = np.where(recorded == "ok", quality, recorded)
         # Users cannot change this frozen dataclass. Here it is changed once: its arrays get their final form.
@@ -208,18 +206,11 @@ def read_recording(
         stages, does not fit the signal's 30-s grid or does not overlap with it.
     """
     if not isinstance(psg, str | Path | mne.io.BaseRaw):
-        raise ValueError(
-            f"psg is of type {type(psg).__name__}, expected a path or what MNE has opened. An array becomes "
-            "a night by Recording(eeg_uv, sfreq_hz, ...), with the shape (n_epochs, n_samples)."
-        )
-    if wake_margin_min is not None and not (isinstance(wake_margin_min, Real) and wake_margin_min >= 0):
-        raise ValueError(
-            f"wake_margin_min is {wake_margin_min!r}, expected minutes >= 0, or None to keep all."
-        )
-    if not (isinstance(gain, Real) and 1e-9 <= abs(gain) <= 1e9):
-        raise ValueError(
-            f"gain is {gain!r}, expected a factor such as 1e-6 for microvolts labelled as volts."
-        )
+        said = f"psg is of type {type(psg).__name__}, expected a path or what MNE has opened"
+        raise ValueError(f"{said}; an array (n_epochs, n_samples) becomes a night by Recording(eeg_uv, ...)")
+    if wake_margin_min not in (None, np.inf):
+        check_number(wake_margin_min, "wake_margin_min", 0)
+    check_number(abs(gain) if isinstance(gain, Real) else gain, "gain", 1e-9, 1e9)
     for file, what in ((psg, "a recording"), (hypnogram, "a hypnogram")):
         if isinstance(file, str | Path):
             check_exists(Path(file), what)
@@ -301,19 +292,11 @@ def _seconds_to_lights_off(lights_off: str | float, start: datetime | None) -> f
     if isinstance(lights_off, Real) and np.isfinite(lights_off):
         return float(lights_off)
     layout = "%H:%M:%S" if str(lights_off).count(":") == 2 else "%H:%M"
-    try:
-        clock = datetime.strptime(str(lights_off).strip(), layout).time()
-    except ValueError as error:
-        raise ValueError(
-            f"lights_off is {lights_off!r}, expected a time of day such as '22:31:17', or seconds from the "
-            "recording's first sample."
-        ) from error
-    if start is None:
-        raise ValueError(
-            f"lights_off is {lights_off!r}, but the recording's header gives no start; give it in seconds "
-            "from the first sample."
-        )
-    moment = datetime.combine(start.date(), clock, start.tzinfo)
+    with naming(f"lights_off {lights_off!r}", "a time of day such as '22:31:17', or seconds"):
+        clock = datetime.strptime(str(lights_off).strip(), layout)
+        if start is None:
+            raise ValueError("the recording's header gives no start, so give seconds from the first sample")
+    moment = datetime.combine(start.date(), clock.time(), start.tzinfo)
     return (moment + timedelta(days=moment < start) - start).total_seconds()
 
 
@@ -327,7 +310,7 @@ def _whole_epochs(source: Channel, begin_s: float) -> NDArray[np.float32]:
     if not 0 <= begin_s <= duration_s - EPOCH_S + 1e-6:  # rounding at odd rates
         raise ValueError(
             f"{source.path} holds {duration_s:g} s from {source.start} on, expected {EPOCH_S} s (one epoch) "
-            f"or more after {begin_s:g} s. Is the file whole, and is lights_off right in clock and date?"
+            f"or more after {begin_s:g} s. Is the file whole, and is lights_off right?"
         )
     signal_uv = source.signal_uv[round(begin_s * source.sfreq_hz) :]
     epoch_samples = EPOCH_S * source.sfreq_hz
@@ -360,8 +343,14 @@ def demo_paths() -> tuple[Path, Path]:
     FileNotFoundError
         If one of the files is missing, or not of the size that it was shipped with.
     """
-    psg, hypnogram = ("SC4001E0-PSG.edf", 10_092_768), ("SC4001EC-Hypnogram.edf", 4_336)
-    return _complete_file(*psg), _complete_file(*hypnogram)
+    psg, hypnogram = DATA_DIR / "SC4001E0-PSG.edf", DATA_DIR / "SC4001EC-Hypnogram.edf"
+    for path, n_bytes in ((psg, 10_092_768), (hypnogram, 4_336)):
+        if (found := path.stat().st_size if path.is_file() else 0) != n_bytes:
+            raise FileNotFoundError(
+                f"The shipped night is incomplete: {path} has {found:,} bytes, expected {n_bytes:,}. Install "
+                "the package again (`pip install --force-reinstall --no-deps sleepstage`)."
+            )
+    return psg, hypnogram
 
 
 def person_in_name(recording: str) -> int | str | None:
@@ -383,14 +372,3 @@ def person_in_name(recording: str) -> int | str | None:
         return int(named[2]) if named[1] == "SC4" else f"ST{named[2]}"
     named = re.match("sub-([A-Za-z0-9]+)(?=_|$)", recording)
     return named[1] if named else None
-
-
-def _complete_file(name: str, n_bytes: int) -> Path:
-    path = DATA_DIR / name
-    found = path.stat().st_size if path.is_file() else 0
-    if found != n_bytes:
-        raise FileNotFoundError(
-            f"The shipped night is incomplete: {path} has {found:,} bytes, expected {n_bytes:,}. Install the "
-            "package again (`pip install --force-reinstall --no-deps sleepstage`), or `git checkout` it."
-        )
-    return path

@@ -158,7 +158,7 @@ def test_a_recordings_name_in_a_persons_place_hides_nobody():
     check_no_leakage([1, "ST01"], ["SC4021E0", "ST7021J0"])
     with pytest.raises(ValueError, match="subjects 1 are in training and in test"):
         check_no_leakage([1], ["SC4012E0"])
-    with pytest.raises(ValueError, match="subjects ST01 are"):
+    with pytest.raises(ValueError, match="subjects ST7011J0-PSG are"):
         check_no_leakage(["ST7011J0-PSG"], ["ST7012J0"])
 
 

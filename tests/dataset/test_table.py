@@ -137,7 +137,7 @@ def test_a_missing_key_is_named(tmp_path, key):
     [
         ("features", np.zeros((6, 2)), r"\(6, 2\).*expected \(6, 3\)"),
         ("features", np.zeros(18), r"\(18,\)"),
-        ("features", np.full((6, 3), "1"), "expected an array of numbers"),
+        ("features", np.full((6, 3), "1"), "is not an array of numbers"),
         ("epoch", np.arange(5), r"'epoch': \(5,\)"),
         ("subject", np.zeros((6, 1)), r"'subject': \(6, 1\)"),
         ("quality", np.array(["ok"]), r"'quality': \(1,\)"),

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 import sleepstage as ss
 from sleepstage.files import check_replaceable
 from sleepstage.finetuning import adapter as adapter_module
+from sleepstage.finetuning import base_model
 from sleepstage.finetuning.adapter import ADAPTER, load_adapter, save_adapter
 from sleepstage.finetuning.trainer import build_trainer
 
@@ -189,7 +190,7 @@ def change(path, **values):
 def test_what_is_more_than_a_plain_lora_is_refused(wrong, strangers, monkeypatch):
     change(strangers / "adapter_config.json", **wrong)
     monkeypatch.setattr(
-        "sleepstage.finetuning.adapter.load_base", lambda *_: pytest.fail("it loaded a model")
+        "sleepstage.finetuning.base_model.load_base", lambda *_: pytest.fail("it loaded a model")
     )
     with pytest.raises(ValueError, match=f"adapter_config.json is not a plain LoRA's: .*{next(iter(wrong))}"):
         load_adapter(strangers)
@@ -267,7 +268,7 @@ def test_a_card_of_another_shape_is_refused_by_name(wrong, strangers):
 
 def test_nothing_is_fetched_because_a_file_names_it(strangers, monkeypatch):
     change(strangers / "train.json", base="stranger/model")
-    monkeypatch.setattr("sleepstage.finetuning.adapter.load_tokenizer", lambda *_: pytest.fail("it went on"))
+    monkeypatch.setattr(base_model, "load_tokenizer", lambda *_: pytest.fail("it went on"))
     with pytest.raises(
         FileNotFoundError, match="stranger/model is not on this computer.*base='stranger/model'"
     ):

@@ -219,9 +219,7 @@ def test_a_half_second_of_the_start_is_kept(tmp_path, opened):
 def test_dates_that_are_years_apart_are_both_named(tmp_path):
     path = write(tmp_path / "n.edf")
     old = write_hypnogram(tmp_path / "h.edf", HALVES, EVENING.replace(year=1985))
-    with pytest.raises(
-        ValueError, match="begins at 1985-01-01 22:00:00 .* the signal at 2024-01-01 22:00:00"
-    ):
+    with pytest.raises(ValueError, match="begins at 1985-01-01 22:00:00.* the signal at 2024-01-01 22:00:00"):
         quiet(path, old)
     when_scored = write_hypnogram(tmp_path / "h.edf", HALVES, datetime.datetime(2024, 1, 2, 9, 30))
     with pytest.raises(ValueError, match="epochs 1380 to 1399 .*write it as a table"):
@@ -268,7 +266,7 @@ def test_a_file_without_pauses_whose_records_have_no_times_is_read(tmp_path, ons
 def test_small_steps_between_records_may_not_add_up_to_seconds(tmp_path):
     path = write(tmp_path / "n.edf", kind="EDF+D")
     assert quiet(retime(path, 1.001 * np.arange(600))).n_epochs == 20  # .6 s, as two clocks drift apart
-    with pytest.raises(ValueError, match="1.01 s apart .*duration of a data record is 1 s.*wrong by 6.0 s"):
+    with pytest.raises(ValueError, match="1.01 s apart.*duration of a data record is 1 s. Correct it"):
         quiet(retime(path, 1.01 * np.arange(600)))
 
 
