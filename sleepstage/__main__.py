@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command(_prepare, "fetch, check and cache the offline base model, once")
 
-    option = command(_demo, "fine-tune on part of the shipped night and stage the rest")
+    option = command(_demo, "stage the shipped night, with hints too; fine-tune on a part and stage the rest")
     option("--out", type=_new_folder, default=Path("results/demo"), help="folder for the results")
     fast = os.environ.get("FAST") == "1"
     option("--fast", action="store_true", default=fast, help="a few training steps only (or FAST=1)")

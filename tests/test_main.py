@@ -179,6 +179,21 @@ def test_demo_leaves_what_the_readme_says(demo):
 
 
 @pytest.mark.slow
+def test_demo_stages_the_shipped_night_again_with_ten_hints(demo, table):
+    out, metrics = demo
+    hints, whole = (
+        metrics["shipped_adapter"]["hints"],
+        metrics["shipped_adapter"]["figures"]["shipped adapter"],
+    )
+    unhinted = pd.read_csv(out / "hypnogram.csv").set_index(table.index)[list(ss.STAGES)]
+    others = table["stage"].drop(ss.recheck(unhinted, n=10))
+    assert hints["n"] == 10 and whole["n_epochs"] == len(others) + 10
+    expected = ss.score(others, unhinted.loc[others.index])["kappa"]
+    assert hints["kappa_others_unhinted"] == pytest.approx(expected, abs=2e-3)  # the file is rounded
+    assert hints["kappa_delivered"] > whole["kappa"]
+
+
+@pytest.mark.slow
 def test_demo_scores_the_same_test_epochs_for_every_model(demo):
     out, metrics = demo
     hypnogram = pd.read_csv(out / "lesson" / "hypnogram.csv")
