@@ -1,6 +1,6 @@
 """Time of staging the shipped night with the shipped adapter, model loaded, and what stands beside it.
 
-    python benchmarks/staging.py --repeats 5
+    python benchmarks/staging.py --repeats 3
 
 Every repeat times each reader once, by turns, and medians are shown. A *unit* is the time of 200 products of
 float32 matrices, 1444×576 by 576×1536, at `torch.set_float32_matmul_precision("highest")` in the same run: so
@@ -127,7 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--repeats", type=int, default=5, help="timed calls of each (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=3, help="timed calls of each (default: %(default)s)")
     parser.add_argument("--growth", type=int, help="only stage so many short nights")
     options = parser.parse_args()
     if options.growth:

@@ -180,7 +180,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--table", type=Path, help="a feature table (.npz) with stages (default: the cohort)")
-    parser.add_argument("--steps", type=int, default=4, help="timed steps of b, c and d (default: 4)")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps of b, c and d (default: 3)")
     parser.add_argument("--repeats", type=int, default=3, help="of every recipe (default: 3)")
     parser.add_argument("--short-run", type=int, default=50, help="steps in two precisions (default: 50)")
     parser.add_argument("--nf4", action="store_true", help="quantize the base model")
