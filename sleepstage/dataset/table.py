@@ -18,13 +18,16 @@ import numpy as np
 import pandas as pd
 
 from ..features import catalogue
-from ..features.catalogue import DEFINITIONS_VERSION, INDEX, NIGHT, feature_columns
+from ..features.catalogue import DEFINITIONS_VERSION, INDEX, META_COLUMNS, NIGHT, feature_columns
 from ..features.spectral import rfft_rest
-from ..files import as_numbers, check_exists, read_npz, write_npz, write_whole
+from ..files import as_numbers, check_exists, check_number, read_npz, write_npz, write_whole
 from ..recordings.recording import person_in_name
 from ..stages import STAGES, UNSCORED, stage_codes
 
 log = logging.getLogger(__name__)
+
+LAST_EPOCH = 1_000_000
+"""A year; a picture of a night has room for all epochs up to its last."""
 
 Values = TypeVar("Values", pd.Series, pd.DataFrame)
 
@@ -50,6 +53,8 @@ def check_index(table: object, one_recording: bool = False) -> None:
         raise ValueError(f"{said}; extract_features(recording) makes one of a night")
     if tuple(index.names) != INDEX:
         raise ValueError(f"the table is indexed by {list(index.names)}, expected {list(INDEX)}")
+    if any((codes < 0).any() for codes in index.codes):
+        raise ValueError("a subject, recording or epoch is missing in the table's index; name them all")
     if (kind := index.get_level_values("epoch").dtype).kind not in "iu":
         raise ValueError(f"the epochs are of type {kind}, expected whole numbers, counted from 0")
     if not index.is_unique:
@@ -200,6 +205,11 @@ def load_table(path: str | Path) -> pd.DataFrame:
     if features.shape != (n_rows, n_columns) or set(others.values()) != {(n_rows,)}:
         said = f"features have the shape {features.shape}, the others {others}"
         raise ValueError(f"{path}: {said}; expected ({n_rows}, {n_columns}) and ({n_rows},)")
+    if len({*arrays["feature_names"].astype(str)}.difference(META_COLUMNS, INDEX)) < n_columns:
+        raise ValueError(f"{path}: two features have one name, or one is named as another column")
+    epochs = as_numbers(arrays["epoch"], "epoch", path)
+    for number in (epochs.min(initial=0), epochs.max(initial=0)):
+        check_number(number.item(), f"{path}: an epoch's number", 0, LAST_EPOCH, whole=True)
     index = pd.MultiIndex.from_arrays([arrays[name] for name in INDEX], names=INDEX)
     table = _in_our_units(pd.DataFrame(features, index, arrays["feature_names"].astype(str)))
     table["stage"] = as_numbers(arrays["stage"], "stage", path)

@@ -191,10 +191,11 @@ def _of_text(path: Path, n_epochs: int, lights_off_s: float | None) -> list[Even
         rows = [[cell] for cell in (cells if None not in map(number_in, cells) else rows[0]) if cell]
     if stage_column is None and not is_timed and all(len(row) == 1 for row in rows):
         return _without_times([row[0] for row in rows], n_epochs, lights_off_s, path)
-    if stage_column is None or (is_timed and "onset" not in names):
+    is_twofold = any(names.count(str(name)) > 1 for name in ("onset", "duration", stage_column))
+    if stage_column is None or is_twofold or (is_timed and "onset" not in names):
         raise ValueError(
             f"{path}: the first line names {', '.join(rows[0])}; expected the columns onset, duration, "
-            "stage, or one stage a line and nothing else."
+            "stage, each once, or one stage a line and nothing else."
         )
     for line, row in enumerate(rows, start=1):
         if len(row) < len(names):

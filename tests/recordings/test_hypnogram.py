@@ -277,6 +277,8 @@ def test_any_encoding(tmp_path, encoding):
             "onset,duration,stage\n0,600,N2\n0,600,N1\n",
             "'N1' begins at 0 s, before 'N2' ends at 600 s.*two people",
         ),
+        ("onset,duration,stage,stage\n0,600,N2,W\n", "expected the columns .*, each once"),
+        ("onset,onset,duration,stage\n0,300,600,N2\n", "expected the columns .*, each once"),
         ("duration,stage\n" + "30,W\n" * 20, "expected the columns onset, duration"),
         ("onset,duration,stage\n22:00:00,600,N2\n", "'22:00:00' is no number"),
         ("onset,duration,stage\n7,300,W\n307,240,N2\n", "All begin 7 s off the grid: lights_off=7 counts"),
