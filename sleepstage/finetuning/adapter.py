@@ -192,7 +192,7 @@ def _check_tensors(path: Path, model: Any, config: LoraConfig) -> None:
         words = name.split(".")
         if not targets.isdisjoint(".".join(words[start:]) for start in range(len(words))):
             if not isinstance(module, torch.nn.Linear) or module is head:
-                raise ValueError(f"{path.parent} changes {name}, expected linear layers without the head")
+                raise ValueError(f"{path.parent} changes {name}, expected linear layers only, no head")
             lora = f"base_model.model.{name}.lora"
             expected[f"{lora}_A.weight"] = [config.r, module.in_features]
             expected[f"{lora}_B.weight"] = [module.out_features, config.r]

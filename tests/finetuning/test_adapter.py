@@ -243,7 +243,7 @@ def test_only_the_exact_set_of_finite_tensors_is_loaded(change, strangers):
 def test_damaged_weights_are_refused_by_name(strangers):
     path = strangers / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(ValueError, match="adapter_model.safetensors is damaged"):
+    with pytest.raises(ValueError, match="adapter_model.safetensors is not a whole file of tensors"):
         load_adapter(strangers)
 
 
