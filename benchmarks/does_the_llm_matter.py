@@ -103,8 +103,7 @@ class Ladder:
     @cached_property
     def untuned(self) -> Stager:
         """The base model on digits, reading from left to right as it was pre-trained, hints included."""
-        base = self.shipped.spec
-        stager = Stager.from_base(base, nf4=False)
+        stager = Stager.from_base(self.shipped.spec, OFFLINE_MODEL, nf4=False)
         set_attention(stager.model, False)
         return stager
 
