@@ -159,7 +159,9 @@ def page(tmp_path):
         wait_for("Chromium to start", lambda: port_file.exists() and port_file.read_text().count("\n"))
         port = port_file.read_text().split()[0]
         targets = json.load(urlopen(f"http://127.0.0.1:{port}/json"))
-        yield Page(next(t["webSocketDebuggerUrl"] for t in targets if t["type"] == "page"))
+        page = Page(next(t["webSocketDebuggerUrl"] for t in targets if t["type"] == "page"))
+        yield page
+        page.connection.close()
 
 
 def test_widgets_follow_the_mouse(lab, page):
