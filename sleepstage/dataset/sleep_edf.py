@@ -120,8 +120,8 @@ def _existing(subjects: list[int], nights: list[int], study: str) -> list[tuple[
     if unknown or not subjects:
         last = SUBJECTS[study][-1]
         absent = ", ".join(str(subject) for subject in range(last) if subject not in SUBJECTS[study])
-        without = f" without {absent}, who do not exist" if absent else ""
-        raise ValueError(f"there are no subjects {unknown}; expected some of 0 to {last}{without}")
+        but = f" without {absent}, who do not exist" if absent else ""
+        raise ValueError(f"there are no subjects {unknown}; expected some of 0 to {last}{but}")
     if study == "telemetry":
         nights = [1]
     if not nights or not set(nights) <= {1, 2}:

@@ -31,7 +31,7 @@ from ..dataset.table import data_fingerprint
 from ..dataset.windows import night_runs
 from ..files import Contents, write_whole
 from ..stages import STAGES, UNSCORED
-from .hints import draw_hints
+from .hints import draw_hints, with_given
 from .settings import detect
 
 N_FOLDS = 5  # four fifths of the people teach as well as nearly all of them
@@ -150,9 +150,10 @@ class Network:
     def predict_proba(self, table: pd.DataFrame, known: pd.Series | None = None) -> pd.DataFrame:
         """Stage every epoch of a table, as :meth:`sleepstage.Stager.predict_proba` does."""
         levels = self.spec.levels(table)
-        given = np.full(len(table), UNSCORED) if known is None else known.reindex(table.index).to_numpy()
-        proba = self.read(table, levels, given)
-        proba[given != UNSCORED] = np.eye(len(STAGES))[given[given != UNSCORED]]
+        given = np.full(len(table), UNSCORED)
+        if known is not None:
+            given = known.reindex(table.index, fill_value=UNSCORED).to_numpy()
+        proba = with_given(self.read(table, levels, given), given)
         proba[~(levels != MISSING).any(axis=1) & (given == UNSCORED)] = np.nan
         return pd.DataFrame(proba, index=table.index, columns=list(STAGES))
 

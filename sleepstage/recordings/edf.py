@@ -145,8 +145,8 @@ class EdfFile:
         """
         is_paused = self._header[192:197] in ("EDF+D", "BDF+D")
         if is_paused and not self._notes:
-            said = "is marked as discontinuous, and has no annotations that tell when each data record began"
-            raise ValueError(f"{self.path} {said}. Export it again as EDF+C or EDF+D.")
+            lack = "is marked as discontinuous, and has no annotations that tell when each data record began"
+            raise ValueError(f"{self.path} {lack}. Export it again as EDF+C or EDF+D.")
         said = [_RECORD_TIME.match(record) for record in self._annotation_bytes(self._notes[:1])]
         onsets_s = np.array([float(time[1]) if time else np.nan for time in said])
         # Some programs write no times into files without pauses, or 0 for all.
