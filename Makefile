@@ -28,7 +28,7 @@ test-slow: setup
 release-check: setup
 	$(RUN) -m pytest -m release
 
-# Runs all five, and the solutions, in full (about fifteen minutes on two cores) and keeps their outputs.
+# Runs all of them, and the solutions, in full (about half an hour on two cores) and keeps their outputs.
 notebooks: setup
 	$(RUN) notebooks/refresh.py
 

@@ -202,8 +202,9 @@ def load_table(path: str | Path) -> pd.DataFrame:
     features = as_numbers(arrays["features"], "features", path)
     n_rows, n_columns = arrays["stage"].size, arrays["feature_names"].size
     others = {key: arrays[key].shape for key in ("stage", *INDEX, "quality") if key in arrays}
-    if features.shape != (n_rows, n_columns) or set(others.values()) != {(n_rows,)}:
-        said = f"features have the shape {features.shape}, the others {others}"
+    named = arrays["feature_names"].shape
+    if features.shape != (n_rows, n_columns) or named != (n_columns,) or set(others.values()) != {(n_rows,)}:
+        said = f"features have the shape {features.shape}, feature_names {named}, the others {others}"
         raise ValueError(f"{path}: {said}; expected ({n_rows}, {n_columns}) and ({n_rows},)")
     if len({*arrays["feature_names"].astype(str)}.difference(META_COLUMNS, INDEX)) < n_columns:
         raise ValueError(f"{path}: two features have one name, or one is named as another column")

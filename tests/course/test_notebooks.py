@@ -75,7 +75,12 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("notebooks")
 
 
-@pytest.mark.parametrize("name", NAMES)
+SLOW = ("00_start", "04_qlora_finetune", "05_eval", "workshop")  # the language model reads for minutes
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in NAMES]
+)
 def test_notebook_runs_and_draws(name, folder, monkeypatch, smollm2_tokenizer):
     check_outputs(run(name, folder, monkeypatch))
 

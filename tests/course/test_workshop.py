@@ -173,7 +173,7 @@ def test_02_3_own_feature(night):
 
 @pytest.mark.parametrize(
     ("mistake", "expected"),
-    [(512, "question is for hours"), (8192 // 15 / 120, "colon is a token"), (5, "epochs of 16 tokens")],
+    [(744, "question is for hours"), (8192 // 10 / 120, "colon is a token"), (5, "epochs of 11 tokens")],
 )
 def test_03_1_hours_in_context(mistake, expected):
     assert expected in hint("03.1", mistake)
@@ -264,7 +264,7 @@ def test_04_2_answer_labels(mistake, expected):
         ([" W", " N1", " N2", " N3", " REM"], "must be one token each"),
         ([" Wake", " Light", " Deep", " Deep", " REM"], "must be distinct"),
         ([*"ABCDE"], "'A' is no word of three letters"),
-        ([" Wake", " Light", " Medium", " Deep", " REM"], "the untuned model gives ' REM' 64% on average"),
+        ([" Wake", " Light", " Medium", " Deep", " REM"], "the untuned model gives ' REM' "),
     ],
 )
 def test_04_3_label_words(mistake, expected, smollm2_tokenizer):

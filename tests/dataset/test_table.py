@@ -144,6 +144,7 @@ def test_a_missing_key_is_named(tmp_path, key):
         ("epoch", np.arange(6) - 1, "an epoch's number is -1"),
         ("subject", np.array([1.0, np.nan] * 3), "a subject, recording or epoch is missing"),
         ("feature_names", np.array(["a", "b", "a"]), "two features have one name"),
+        ("feature_names", np.array([["a", "b", "c"]]), r"feature_names \(1, 3\)"),
         ("feature_names", np.array(["a", "b", "stage"]), "named as another column"),
         ("quality", np.array(["ok"]), r"'quality': \(1,\)"),
         ("stage", np.int8(0), r"'stage': \(\)"),
