@@ -32,6 +32,7 @@ def test_every_set_is_of_the_length_that_its_name_says_and_of_features_that_exis
     assert near == ss.Digit("sigma_log_power", "neighbours")
 
 
+@pytest.mark.slow
 def test_sets_get_a_row_each_and_are_trained_once(study, tmp_path, monkeypatch, smollm2_tokenizer, capsys):
     rng = np.random.default_rng(0)
     index = pd.MultiIndex.from_product(

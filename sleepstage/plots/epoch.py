@@ -221,7 +221,7 @@ def _plot_percentiles(table: pd.DataFrame, row: int, spec: PromptSpec, ax: Axes)
 
 def _plot_answer(proba: np.ndarray, expert: str, ax: Axes) -> None:
     """Draw the model's bars, if it answered, and a frame around the expert's stage."""
-    _bars(proba, ax)
+    _bars(proba, ax, proba)
     if expert:
         place = HYPNOGRAM_ORDER.index(expert)
         ax.axhspan(place - 0.47, place + 0.47, facecolor="none", edgecolor=style.INK, linewidth=3)
@@ -245,7 +245,7 @@ def plot_what_if(
         Where to draw.
     """
     ax = ax or style.new_axes(width=8, height=3.6)
-    _bars(after, ax)
+    _bars(after, ax, np.fmax(before, after))
     for place, stage in enumerate(HYPNOGRAM_ORDER):
         ends = [before[STAGE_CODES[stage]]] * 2, [place - 0.45, place + 0.45]
         ax.plot(*ends, color="white", linewidth=6)
@@ -253,11 +253,14 @@ def plot_what_if(
     return style.dress(ax, x="Probability (line: before)", title=title)
 
 
-def _bars(proba: np.ndarray, ax: Axes) -> None:
-    in_order = [proba[STAGE_CODES[stage]] for stage in HYPNOGRAM_ORDER]
+def _bars(proba: np.ndarray, ax: Axes, ends: np.ndarray) -> None:
+    """Draw a bar for each stage; ``ends`` is where what is drawn ends, and the per cent begin."""
+    codes = [STAGE_CODES[stage] for stage in HYPNOGRAM_ORDER]
     colors = [STAGE_COLORS[stage] for stage in HYPNOGRAM_ORDER]
-    bars = ax.barh(HYPNOGRAM_ORDER, in_order, color=colors, edgecolor=style.INK, height=0.75)
-    ax.bar_label(bars, fmt=lambda share: f"{100 * share:.0f} %", padding=8, fontsize=style.TEXT_PT)
+    ax.barh(HYPNOGRAM_ORDER, proba[codes], color=colors, edgecolor=style.INK, height=0.75)
+    for place, (share, end) in enumerate(zip(proba[codes], ends[codes], strict=True)):
+        if np.isfinite(share):
+            ax.text(end + 0.03, place, f"{100 * share:.0f} %", va="center", fontsize=style.TEXT_PT)
     ax.set(xlim=(0, 1.35), ylim=(len(STAGES) - 0.5, -0.5), xticks=(0, 0.5, 1))
 
 

@@ -117,6 +117,7 @@ def test_trees_have_hints_filled_in_and_learn_nothing_from_them(cohort):
     assert "kappa_difference_ci" not in figures
 
 
+@pytest.mark.slow
 def test_train_and_evaluate_from_the_command_line(cohort, tmp_path, tiny_base, capsys, monkeypatch):
     """The whole way on a table of ours, with a tiny base model in the offline model's place."""
     monkeypatch.setattr(Network, "fit", partial(Network.fit, n_passes=4))
