@@ -91,6 +91,7 @@ FROM_ELSEWHERE: dict[str, dict[str, str]] = {
         "2.3": "the size of the 4-bit copy on the hub, in GB",
         "60 %": "an example",
         "40 %": "an example",
+        "04.1": "an exercise",
     },
     "05_eval": {"0.95": "an example", "0.5": "an example", "0.8": "an example", "80 %": "an example"},
     "workshop": {
