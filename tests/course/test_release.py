@@ -93,7 +93,14 @@ FROM_ELSEWHERE: dict[str, dict[str, str]] = {
         "40 %": "an example",
         "04.1": "an exercise",
     },
-    "05_eval": {"0.95": "an example", "0.5": "an example", "0.8": "an example", "80 %": "an example"},
+    "05_eval": {
+        "0.95": "an example",
+        "0.5": "an example",
+        "0.8": "an example",
+        "80 %": "an example",
+        "3,000": "30 s at 100 Hz",
+        "49,152": "SmolLM2's vocabulary",
+    },
     "workshop": {
         "270": "sleepstage.prepare",
         "0.24": "Lee et al., 2022",
