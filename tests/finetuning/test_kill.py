@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -54,6 +55,8 @@ def main(arguments: dict) -> None:
         status = train_in_a_child(arguments, rng.uniform(0.05, LONGEST_S))
         kills += os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
         seen |= {path.name for path in Path(f"{arguments['adapter']}-checkpoints").glob("*")}
+        if status == 0:  # a complete training trains nothing: the next one begins anew
+            shutil.rmtree(arguments["adapter"])
     status = train_in_a_child(arguments, None)
     print(json.dumps({"kills": kills, "last": status, "checkpoints": sorted(seen)}))
 
