@@ -18,8 +18,9 @@ $(VENV)/ready: pyproject.toml requirements.txt requirements-test.txt constraints
 demo: setup
 	FAST=$(FAST) $(RUN) -m sleepstage demo
 
+# Two processes of one thread each: half the time on two cores.
 test: setup lint
-	$(RUN) -m pytest -m "not slow and not release"
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 -m "not slow and not release"
 
 test-slow: setup
 	$(RUN) -m pytest -m "slow and not release"

@@ -91,11 +91,13 @@ def main() -> None:
             start = time.perf_counter()
             call()
             seconds[name][repeat] = time.perf_counter() - start
-    yasas = f"YASA's {n_features['YASA']} features of one channel"
     for name, values in seconds.items():
-        times = None if name == "YASA" else float(np.median(values / seconds["YASA"]))
+        n_channels = args.channels if "channels" in name else 1  # YASA is called for each channel
+        times = None if name == "YASA" else float(np.median(values / seconds["YASA"])) / n_channels
         about = f"{name}: {n_features[name]} features of {args.epochs} epochs"
-        row(about, float(np.median(values)), "s", times, yasas)
+        channels_text = "one channel" if n_channels == 1 else f"{n_channels} channels, one after the other"
+        peer = f"YASA's {n_features['YASA']} features of {channels_text}"
+        row(about, float(np.median(values)), "s", times, peer)
     for name, recording in (("one channel", night), (f"{args.channels} channels", channels)):
         times = peak_memory(recording) / recording.eeg_uv.nbytes
         row(f"peak memory beside the signal, {name}", times, "times the signal")

@@ -31,6 +31,8 @@ import yasa
 from run_all import row
 
 from sleepstage.dataset.digits import epoch_in_words
+from sleepstage.dataset.sources import load_cohort
+from sleepstage.dataset.splits import first_nights, partition_subjects, recut
 from sleepstage.dataset.windows import covering_windows
 from sleepstage.evaluation.metrics import score
 from sleepstage.features.catalogue import feature_columns
@@ -128,6 +130,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--repeats", type=int, default=3, help="timed calls of each (default: %(default)s)")
+    parser.add_argument(
+        "--people", type=int, default=5, help="of the cohort, 14 at most (default: %(default)s)"
+    )
     parser.add_argument("--growth", type=int, help="only stage so many short nights")
     options = parser.parse_args()
     if options.growth:
@@ -175,6 +180,12 @@ def main() -> None:
         changed = most_probable_stages(answers[own]) != most_probable_stages(answers["cpu"])
         row(f"largest difference of a probability, {own} and cpu", np.nanmax(moved))
         row(f"stages that differ, {own} and cpu", int(changed.sum()), f"of {len(table)}")
+        nights = first_nights(recut(load_cohort()))
+        nights = partition_subjects(nights, nights.index.unique("subject")[: options.people])[0]
+        for name, stager in stagers.items():
+            with preset(name):
+                found = score(nights["stage"], stager.predict_proba(nights))["kappa"]
+            row(f"kappa on the first nights of {options.people} people, {name}", found)
     ours = median["features"] + median[own]
     row("from the signal to the stages", ours, "s", ours / median["YASA"], "YASA's stager")
     row("YASA's stager", median["YASA"], "s")
