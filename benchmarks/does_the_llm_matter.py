@@ -121,8 +121,10 @@ def of_reader(ladder: Ladder, reader: Reader) -> dict[str, Any]:
 
 def of_changed(ladder: Ladder, changed: pd.DataFrame) -> dict[str, Any]:
     """Score the adapter on changed nights, with the temperature and transitions of the nights as they are."""
-    proba = ladder.calibrate(ladder.reader.read(changed))
-    return {"finished": score(changed["stage"], proba)}
+    spec, test = ladder.shipped.spec, ladder.test
+    same = changed.index.equals(test.index) and (spec.levels(changed) == spec.levels(test)).all()
+    proba = ladder.as_read if same else ladder.reader.read(changed)  # the same digits get the same answers
+    return {"finished": score(changed["stage"], ladder.calibrate(proba)), "same_digits": bool(same)}
 
 
 def hints_of(

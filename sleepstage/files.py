@@ -143,6 +143,19 @@ def as_numbers(value: Any, name: str, path: Path) -> np.ndarray:
         return array
 
 
+def listed(value: Any, name: str) -> tuple[Any, ...]:
+    """Give a list of a file as a tuple; refuse a text, which would be taken letter by letter."""
+    if not isinstance(value, list):
+        raise ValueError(f"{name} is {value!r}, expected a list")
+    return tuple(value)
+
+
+def check_subjects(subjects: Iterable[Any], name: str) -> None:
+    """Refuse subjects of a file that are no names and numbers."""
+    if strange := [one for one in subjects if not isinstance(one, str | int | float)]:
+        raise ValueError(f"{name} hold {strange[0]!r}, expected names and numbers")
+
+
 def check_number(value: Any, name: str, low: float, high: float = math.inf, whole: bool = False) -> None:
     """Refuse a value of a file or a setting that is no finite number from ``low`` to ``high``.
 

@@ -29,9 +29,9 @@ from ..features.catalogue import (
     describe_features,
     feature_columns,
 )
-from ..files import check_number, naming, read_json, write_json
+from ..files import check_number, listed, naming, read_json, write_json
 from ..stages import STAGES
-from .table import consecutive_runs, share_within_night
+from .table import check_index, consecutive_runs, share_within_night
 
 N_LEVELS = 9
 """Digits 1 to 9, each for an equal share of epochs."""
@@ -205,6 +205,7 @@ class PromptSpec:
 
         Equal values get the same level, the middle one of those that they span; a constant gets 5.
         """
+        check_index(table)
         lengths = table.groupby(level=NIGHT, sort=False).size()
         own_night = any(digit.level in ("night", "median") for digit in self.digits)
         if lengths.min() < 240 and own_night:  # two hours
@@ -251,7 +252,7 @@ class PromptSpec:
         with naming(path, "a prompt that sleepstage reads"):
             content["digits"] = tuple(Digit(**digit) for digit in content["digits"])
             content["cuts"] = {name: tuple(cuts) for name, cuts in content["cuts"].items()}
-            content["labels"] = tuple(content["labels"])
+            content["labels"] = listed(content["labels"], "labels")
             return cls(**content)
 
 
@@ -279,6 +280,7 @@ def default_digits(train_table: pd.DataFrame) -> tuple[Digit, ...]:
     within the night. A table that has fewer than half of them, such as one that was made from spectrograms,
     is read by its first features as well, as levels within the night.
     """
+    check_index(train_table)
     present = [digit for digit in DIGITS if set(digit.column.split("/")) <= set(train_table)]
     if train_table.index.unique("subject").size == 1:
         present = [*dict.fromkeys(Digit(digit.column) for digit in present)]

@@ -18,6 +18,7 @@ from ..files import (
     Contents,
     check_number,
     check_replaceable,
+    check_subjects,
     naming,
     read_json,
     replacing,
@@ -145,8 +146,7 @@ def read_card(folder: str | Path) -> dict[str, Any]:
         for name, kind in _CARD.items():
             if not isinstance(card[name], kind):
                 raise ValueError(f"{name} is {card[name]!r}, expected {kind.__name__}")
-        if strange := [one for one in card["subjects"] if not isinstance(one, str | int | float)]:
-            raise ValueError(f"subjects hold {strange[0]!r}, expected names and numbers")
+        check_subjects(card["subjects"], "subjects")
     return card
 
 

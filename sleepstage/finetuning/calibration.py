@@ -17,7 +17,7 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import GroupKFold
 
 from ..dataset.table import consecutive_runs
-from ..files import check_number, naming, read_json, write_json
+from ..files import check_number, check_subjects, listed, naming, read_json, write_json
 from ..stages import STAGES, UNSCORED, answered, proba_array
 
 TEMPERATURES = (0.05, 20.0)
@@ -94,8 +94,10 @@ class HypnogramPrior:
         """
         content = read_json(path)
         with naming(path, "a prior that sleepstage reads"):
+            content |= {name: listed(content[name], name) for name in ("transitions", "shares", "fitted_on")}
+            check_subjects(content["fitted_on"], "fitted_on")
             content["transitions"] = tuple(map(tuple, content["transitions"]))
-            return cls(**{**content, **{name: tuple(content[name]) for name in ("shares", "fitted_on")}})
+            return cls(**content)
 
     def apply(self, proba: pd.DataFrame) -> pd.DataFrame:
         """Give the hypnodensity (n_epochs, 5) after temperature and prior; nothing crosses a gap.

@@ -282,7 +282,7 @@ def test_a_digit_is_a_feature_or_a_ratio_of_two(column):
     [
         *[{"digits": value} for value in (7, [7], [{"column": "x", "colour": 1}], [{}], {"column": "x"})],
         *[{"cuts": value} for value in ([], {"x": 7}, {"x": ["a"] * 8})],
-        *[{"labels": value} for value in (7, [[1], 2, 3, 4, 5])],
+        *[{"labels": value} for value in (7, [[1], 2, 3, 4, 5], "ABCDE")],
         *[{"window": value} for value in ("40", None, True)],
         {"colour": "red"},
     ],
@@ -292,6 +292,12 @@ def test_a_file_of_another_shape_is_refused_by_name(wrong, tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | wrong))
     with pytest.raises(ValueError, match="prompt.json is not a prompt"):
         PromptSpec.load(path)
+
+
+@pytest.mark.parametrize("call", [default_digits, PromptSpec(digits=(Digit("std_uv"),)).levels])
+def test_a_recording_in_a_tables_place_is_refused_with_what_to_call(call, night):
+    with pytest.raises(ValueError, match="got Recording, expected a feature table.*extract_features"):
+        call(night)
 
 
 # ---------------------------------------------------------------- text

@@ -129,7 +129,8 @@ def test_saved_and_loaded_it_is_the_same(tmp_path):
             {"transitions": value}
             for value in ([[0.2] * 5] * 4, [[0.2] * 4] * 5, [[0.5] * 5] * 5, 1, [1] * 5)
         ],
-        *[{"fitted_on": 5}, {"colour": "red"}],
+        *[{"fitted_on": value} for value in (5, "Ann", [["Ann"]])],
+        {"colour": "red"},
     ],
 )
 def test_an_impossible_prior_is_refused_by_name(wrong, tmp_path):
