@@ -212,7 +212,7 @@ def _plot_percentiles(table: pd.DataFrame, row: int, spec: PromptSpec, ax: Axes)
         ground, ink = _level_colors(int(level))
         box = {"boxstyle": "square,pad=0.25", "facecolor": ground, "edgecolor": style.INK}
         ax.text(115, place, str(level), color=ink, bbox=box, ha="center", va="center", fontsize=style.TEXT_PT)
-    names = [fill(digit_name(digit), 50) for digit in spec.digits]
+    names = [fill(digit_name(digit), 46) for digit in spec.digits]
     ax.set_yticks(range(len(names)), names, linespacing=0.9)
     ax.set(xlim=(0, 122), ylim=(len(names) - 0.4, -0.6), xticks=(0, 25, 50, 75, 100))
     ax.grid(axis="x", **style.GRID)
@@ -262,6 +262,7 @@ def _bars(proba: np.ndarray, ax: Axes, ends: np.ndarray) -> None:
         if np.isfinite(share):
             ax.text(end + 0.03, place, f"{100 * share:.0f} %", va="center", fontsize=style.TEXT_PT)
     ax.set(xlim=(0, 1.35), ylim=(len(STAGES) - 0.5, -0.5), xticks=(0, 0.5, 1))
+    ax.spines["bottom"].set_bounds(0, 1)  # the rest is room for the per cent
 
 
 def coloured_text(
