@@ -9,9 +9,10 @@ row is written when it is done, and rows that the file has are not computed agai
 The rows in words ask the untuned model about fifty epochs a night, drawn at random; "shots" show it one epoch
 of each stage of the same night first, "chat" puts question and answers through its chat template. A row of
 the untuned model is scored with its preference for a word taken out (``finished``) and as read. All other
-models get temperature and transitions, as in `sleepstage evaluate`. ``random`` and ``tuned`` learn from the
-same texts for the same ``--minutes``. With hints, the whole night is scored as it is delivered, the hints
-written over it; ``kappa_others`` is of the other epochs.
+models get temperature and transitions, as in `sleepstage evaluate`. ``shipped``, ``trees`` and
+``network_digits`` are the answers that ship (`ss.load_validation`). ``random`` and ``tuned`` learn from the same
+texts for the same ``--minutes``. With hints, the whole night is scored as it is delivered, the hints written
+over it; ``kappa_others`` is of the other epochs.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from sleepstage.dataset.splits import first_nights, partition_subjects, recut
 from sleepstage.dataset.table import load_table
 from sleepstage.dataset.windows import label_token_ids
 from sleepstage.evaluation.baselines import majority_baseline
-from sleepstage.evaluation.cohort import cohort_figures
+from sleepstage.evaluation.cohort import cohort_figures, load_validation
 from sleepstage.evaluation.conditions import CONDITIONS, under_gain
 from sleepstage.evaluation.hints import hint_figures
 from sleepstage.evaluation.metrics import score
@@ -80,7 +81,7 @@ class Ladder:
 
     @cached_property
     def shipped(self) -> Stager:
-        return Stager.from_pretrained(self.options.adapter)
+        return Stager.from_pretrained()
 
     @cached_property
     def reader(self) -> Reader:
@@ -117,6 +118,12 @@ def of_reader(ladder: Ladder, reader: Reader) -> dict[str, Any]:
     found, _ = evaluate_cohort(ladder.test, {"llm": reader})
     short = {"finished": found["llm"], "as_read": found["llm_as_read"]}
     return {kind: {k: v for k, v in row.items() if not k.startswith("per_")} for kind, row in short.items()}
+
+
+def that_ships(ladder: Ladder, model: str) -> dict[str, Any]:
+    """Score a model's answers to the fourteen people that ship, with temperature and transitions."""
+    _, answers = load_validation()
+    return {"finished": figures(ladder.test["stage"], answers[model].loc[ladder.test.index])}
 
 
 def of_changed(ladder: Ladder, changed: pd.DataFrame) -> dict[str, Any]:
@@ -305,22 +312,17 @@ ROWS: dict[str, Callable[[Ladder], dict[str, Any]]] = {
     "untuned_20_hints": untuned_20_hints,
     "random": lambda ladder: of_reader(ladder, Reader.of_stager(trained(ladder, "random"))),
     "tuned": lambda ladder: of_reader(ladder, Reader.of_stager(trained(ladder, "tuned"))),
-    "shipped": lambda ladder: {
-        "finished": figures(ladder.test["stage"], ladder.calibrate(ladder.as_read)),
-        "as_read": figures(ladder.test["stage"], ladder.as_read),
-    },
+    "shipped": lambda ladder: that_ships(ladder, "llm"),
     "shipped_20_hints": lambda ladder: with_hints(ladder.hinted[20]),
     "shipped_40_hints": lambda ladder: with_hints(ladder.hinted[40]),
-    "shipped_nf4": lambda ladder: of_reader(
-        ladder, Reader.of_stager(Stager.from_pretrained(ladder.options.adapter, nf4=True))
-    ),
+    "shipped_nf4": lambda ladder: of_reader(ladder, Reader.of_stager(Stager.from_pretrained(nf4=True))),
     "gain_half": lambda ladder: of_changed(ladder, under_gain(ladder.test, 0.5)),
     "gain_twice": lambda ladder: of_changed(ladder, under_gain(ladder.test, 2)),
     "pieces": lambda ladder: of_changed(ladder, CONDITIONS["pieces"](ladder.test)),
     "wake": lambda ladder: of_changed(ladder, CONDITIONS["wake"](ladder.test)),
     "trees_digits": trees_digits,
-    "trees": lambda ladder: of_reader(ladder, Reader.of_trees(recut(ladder.train))),
-    "network_digits": lambda ladder: of_reader(ladder, Reader.of_network(ladder.train, ladder.shipped.spec)),
+    "trees": lambda ladder: that_ships(ladder, "baseline"),
+    "network_digits": lambda ladder: that_ships(ladder, "network"),
     "network": network,
     "experts": experts,
 }
@@ -351,7 +353,6 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--table", type=Path, required=True, help="a feature table of the adapter's people")
-    parser.add_argument("--adapter", type=Path, help="a folder written by train (default: what ships)")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS, help="default: all")
     parser.add_argument("--nights", type=int, default=14, help="how many people to score, from the first")
     parser.add_argument("--minutes", type=float, default=30, help="of training (default: %(default)s)")
