@@ -6,13 +6,13 @@ All rows are scored on the first night of each of the fourteen people of the coh
 `sleepstage evaluate`. What is trained learns from the adapter's people, whose nights ``--table`` holds. Each
 row is written when it is done, and rows that the file has are not computed again.
 
-The rows in words ask the untuned model about fifty epochs a night, drawn at random; "shots" show it one epoch
-of each stage of the same night first, "chat" puts question and answers through its chat template. A row of
-the untuned model is scored with its preference for a word taken out (``finished``) and as read. All other
-models get temperature and transitions, as in `sleepstage evaluate`. ``shipped``, ``trees`` and
-``network_digits`` are the answers that ship (`ss.load_validation`). ``random`` and ``tuned`` learn from the same
-texts for the same ``--minutes``. With hints, the whole night is scored as it is delivered, the hints written
-over it; ``kappa_others`` is of the other epochs.
+The rows in words ask the untuned model about fifty epochs a night, drawn at random; "shots" show it one
+epoch of each stage of the same night first, "chat" puts question and answers through its chat template. A
+row of the untuned model is scored with its preference for a word taken out (``finished``) and as read. All
+other models get temperature and transitions, as in `sleepstage evaluate`. ``shipped``, ``trees`` and
+``network_digits`` are the answers that ship (`ss.load_validation`). ``random`` and ``tuned`` learn from the
+same texts for the same ``--minutes``. With hints, the whole night is scored as it is delivered, the hints
+written over it; ``kappa_others`` is of the other epochs.
 """
 
 from __future__ import annotations
