@@ -17,8 +17,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..files import as_numbers, check_exists, naming, read_npz, write_npz, write_whole
+from ..files import as_numbers, check_exists, check_number, naming, read_npz, write_npz, write_whole
 from ..stages import codes_of_numbers
+from .edf import MAX_EVENTS, MAX_SAMPLES
 from .hypnogram import note_on_numbers
 from .recording import Recording
 
@@ -81,6 +82,8 @@ def load_dictionary(path: str | Path, convention: str = "aasm", **about: Any) ->
         found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
         raise ValueError(f'{path} holds {found}, expected {{"EEG_signals": array, "labels": array}}')
     signals, labels = (as_numbers(content[name], name, path) for name in ("EEG_signals", "labels"))
+    check_number(signals.size, f"{path}: the number of samples", 1, MAX_SAMPLES)
+    check_number(labels.size, f"{path}: the number of labels", 1, MAX_EVENTS)
     stages = codes_of_numbers(labels, convention, f"{path}: labels")
     known: dict[str, Any] = {"sfreq_hz": 100.0, "channel": "unknown"}
     known |= dict.fromkeys(("subject", "recording"), path.stem)

@@ -128,6 +128,13 @@ def align_stages(
             "count from the signal's start, write it as a table."
         )
     most = (seconds + 1e-3 * halves_s[:, :, 0]).argmax(axis=0)
+    of_touched = most[seconds[: len(STAGES)].any(axis=0)]
+    if 2 * np.count_nonzero(of_touched >= len(STAGES)) > len(of_touched):
+        raise ValueError(
+            f"{hypnogram}: most stages are too short to fill half an epoch, such as {spans['text'][0]!r} of "
+            f"{spans['duration_s'][0]:g} s. Are durations seconds? Without that column, a stage lasts until "
+            "the next."
+        )
     stages = np.array([*range(len(STAGES)), UNSCORED, UNSCORED], dtype=np.int8)[most]
     spans["epochs"] = (spans["end_s"] - spans["onset_s"]) / EPOCH_S
     n_outside = spans["epochs"][spans["code"] >= 0].sum() - seconds[: len(STAGES)].sum() / EPOCH_S
@@ -256,9 +263,12 @@ def _of_xml(path: Path) -> list[Event]:
             onset_s, duration_s = (as_number(event.findtext(name, "")) for name in ("Start", "Duration"))
             events.append(Event(onset_s, duration_s, event.findtext("EventConcept", "")))
         length_s = as_number(root.findtext("EpochLength", "30"))
-    in_profusion = {"0": "W", "5": "REM"} | {number: f"S{number}" for number in "1234"}
+        check_number(length_s, "EpochLength", 1, 2 * EPOCH_S)
+    in_profusion = {"0": "W", "5": "REM", **{number: f"S{number}" for number in "1234"}}
+    in_profusion |= dict.fromkeys("6789", "?")
     for place, stage in enumerate(root.iter("SleepStage")):
-        events.append(Event(length_s * place, length_s, in_profusion.get(stage.text or "", "?")))
+        text = (stage.text or "").strip()
+        events.append(Event(length_s * place, length_s, in_profusion.get(text, text)))
     return events
 
 

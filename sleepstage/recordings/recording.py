@@ -95,6 +95,10 @@ class Recording:
             eeg_uv, recorded = _resampled(eeg_uv), quality
             quality = epoch_quality(eeg_uv)
         check_unit(eeg_uv, source)
+        if self.start is not None and not (
+            isinstance(self.start, datetime) and 1900 <= self.start.year <= 2100
+        ):
+            raise ValueError(f"{source} began {self.start!r}, expected a datetime of 1900 to 2100, or None")
         stages = None if self.stages is None else stage_codes(self.stages)
         for name, values in (("stages", stages), ("quality_as_recorded", recorded)):
             if values is not None and values.shape != (len(eeg_uv),):
@@ -211,6 +215,9 @@ def read_recording(
     if wake_margin_min not in (None, np.inf):
         check_number(wake_margin_min, "wake_margin_min", 0)
     check_number(abs(gain) if isinstance(gain, Real) else gain, "gain", 1e-9, 1e9)
+    if not isinstance(hypnogram, str | Path | None):
+        said = f"hypnogram is of type {type(hypnogram).__name__}, expected a path"
+        raise ValueError(f"{said}; of an array, Recording(eeg_uv, ..., stages) takes the stages")
     for file, what in ((psg, "a recording"), (hypnogram, "a hypnogram")):
         if isinstance(file, str | Path):
             check_exists(Path(file), what)
@@ -252,7 +259,8 @@ def read_recording(
 
 
 def _check_rate(sfreq_hz: float, source: object) -> None:
-    if not MIN_SFREQ_HZ <= sfreq_hz < np.inf:
+    check_number(sfreq_hz, f"the sampling rate of {source}", 0)
+    if sfreq_hz < MIN_SFREQ_HZ:
         raise ValueError(
             f"{source} was sampled at {sfreq_hz:g} Hz, expected 100 Hz or at least {MIN_SFREQ_HZ:g}: the "
             "beta band (13-30 Hz) is not in it. Choose another channel or export it at a higher rate."
@@ -368,7 +376,7 @@ def person_in_name(recording: str) -> int | str | None:
     (1, 'ST01', 'anna')
     """
     # Sleep-EDF's SC4ssNE0: ss is the person, N the night, E0 the equipment; ST7ssNJ0 is of other people.
-    if named := re.match(r"(SC4|ST7)(\d\d)\d[A-Z]\d", recording):
-        return int(named[2]) if named[1] == "SC4" else f"ST{named[2]}"
-    named = re.match("sub-([A-Za-z0-9]+)(?=_|$)", recording)
+    if named := re.match(r"(SC4|ST7)(\d\d)\d[A-Z]\d", recording, re.IGNORECASE):
+        return int(named[2]) if named[1].upper() == "SC4" else f"ST{named[2]}"
+    named = re.match("sub-([A-Z0-9]+)(?=_|$)", recording, re.IGNORECASE)
     return named[1] if named else None

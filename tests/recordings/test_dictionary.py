@@ -115,6 +115,8 @@ def test_pkl_holds_the_two_arrays_and_what_it_lacks_can_be_said(tmp_path):
         ({"EEG_signals": np.zeros((2, 3000)), "labels": [0, 1, 2]}, r"shape \(3,\)"),
         ({"EEG_signals": np.zeros((2, 2000)), "labels": [0, 1]}, r"\(2, 2000\), expected .*3000"),
         ({"EEG_signals": {"a": 1}, "labels": [0, 1]}, "EEG_signals is not an array of numbers"),
+        ({"EEG_signals": np.zeros((1, 3000)), "labels": [0] * 100_001}, "number of labels is 100001"),
+        ({"EEG_signals": np.zeros((2, 0)), "labels": [0, 1]}, "number of samples is 0"),
     ],
 )
 def test_a_dictionary_that_does_not_fit_is_refused(tmp_path, content, message):

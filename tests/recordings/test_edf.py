@@ -170,6 +170,9 @@ def test_two_channels_of_one_name_are_numbered_and_read(tmp_path):
         assert read_recording(tmp_path / "n.edf", channel=channel).eeg_uv.std() == pytest.approx(sd, rel=0.01)
     with pytest.raises(ValueError, match="Present: 'EEG C3-M2-0', 'EEG C3-M2-1', 'EOG'"):
         read_recording(tmp_path / "n.edf", channel="EEG C3-M2")
+    edfio.Edf([*signals[:2], edfio.EdfSignal(SIGNAL_UV, 100, label="EEG C3-M2-0")]).write(tmp_path / "m.edf")
+    with pytest.raises(ValueError, match="has 2 channels 'EEG C3-M2-0'"):
+        read_recording(tmp_path / "m.edf", channel="EEG C3-M2-0")
     for wrong in (["EOG"], 0, None, "eog"):
         with pytest.raises(ValueError, match="has no channel .*Present"):
             read_recording(tmp_path / "n.edf", channel=wrong)

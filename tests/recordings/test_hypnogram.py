@@ -209,7 +209,12 @@ def test_xml_of_nsrr_and_of_profusion(tmp_path):
         f"<CMPStudyConfig><EpochLength>30</EpochLength><SleepStages>{stages}</SleepStages></CMPStudyConfig>"
     )
     assert lay(write(tmp_path / "h.xml", profusion))[0].tolist() == expected
+    spaced = profusion.replace("<SleepStage>", "<SleepStage>\n ").replace("Stage>0<", "Stage>W<")
+    assert lay(write(tmp_path / "h.xml", spaced))[0].tolist() == expected
+    with pytest.raises(ValueError, match="'deep' is no known stage"):
+        lay(write(tmp_path / "h.xml", profusion.replace("4</", "deep</")))
     for broken in (
+        profusion.replace("<EpochLength>30", "<EpochLength>0"),
         "<PSGAnnotation>",
         nsrr([("1_0", 30, "Wake|0")]),
         "<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>",
@@ -283,6 +288,11 @@ def test_any_encoding(tmp_path, encoding):
         ("onset,duration,stage\n22:00:00,600,N2\n", "'22:00:00' is no number"),
         ("onset,duration,stage\n7,300,W\n307,240,N2\n", "All begin 7 s off the grid: lights_off=7 counts"),
         ('stage\n"' + "W" * 140_000, "is not a table"),
+        (  # durations in epochs, one row each and one row a change
+            "onset,duration,stage\n" + "".join(f"{30 * k},1,W\n" for k in range(20)),
+            "too short to fill half an epoch, such as 'W' of 1 s. Are durations seconds",
+        ),
+        ("onset,duration,stage\n0,5,W\n150,1,N1\n180,14,N2\n", "too short to fill half an epoch"),
     ],
 )
 def test_what_cannot_be_laid_says_what_to_do(tmp_path, text, message):

@@ -1,7 +1,9 @@
 """Reading a night: the shipped one against the published table, and synthetic ones at every edge."""
 
+import gzip
 import os
 import re
+import struct
 import sys
 import warnings
 from dataclasses import replace
@@ -142,6 +144,8 @@ def test_bdf_is_read_too(tmp_path):
         ("SC4412F0-PSG.edf", 41, "SC4412F0"),
         ("ST7011J0-PSG.edf", "ST01", "ST7011J0"),
         ("sub-7_ses-2_eeg.EDF", "7", "sub-7_ses-2_eeg"),
+        ("sc4012e0-psg.edf", 1, "sc4012e0-psg"),  # a disk that knows no capitals
+        ("Sub-Anna_eeg.edf", "Anna", "Sub-Anna_eeg"),
         ("anna-1.edf", "anna-1", "anna-1"),
     ],
 )
@@ -209,6 +213,15 @@ def test_what_mne_compresses_is_read_too(tmp_path):
     (tmp_path / "night.csv.gz").write_bytes(b"")
     with pytest.raises(ValueError, match="ends in '.gz', expected one of .edf"):
         read_recording(tmp_path / "night.csv.gz")
+
+
+def test_a_compressed_file_of_zeros_is_refused_before_all_of_it_is_unpacked(tmp_path):
+    """6 MB of it held 6 GB, and took 16 s."""
+    whole = write_fif(tmp_path / "night_raw.fif", steps(2), 100).read_bytes()
+    zeros = struct.pack(">4i", 300, 4, 2**26, 0) + bytes(2**26)
+    (tmp_path / "zeros.fif.gz").write_bytes(gzip.compress(whole[:-16] + 3 * zeros))
+    with pytest.raises(ValueError, match="zeros.fif.gz is not a recording that can be read.* on byte"):
+        read_recording(tmp_path / "zeros.fif.gz")
 
 
 def test_a_kind_that_is_not_read_is_not_called_damaged(tmp_path, monkeypatch):
@@ -993,6 +1006,37 @@ def test_an_error_that_is_not_the_files_fault_is_not_called_damage(tmp_path, mon
 def test_what_is_no_recording_says_what_to_call(psg):
     with pytest.raises(ValueError, match="expected a path or what MNE has opened; an array .*Recording"):
         read_recording(psg)
+
+
+@pytest.mark.parametrize("hypnogram", [np.zeros(20), ["W"] * 20])
+def test_what_is_no_hypnogram_says_where_it_belongs(psg, hypnogram):
+    with pytest.raises(ValueError, match="hypnogram is of type .*expected a path; .*takes the stages"):
+        read_recording(psg, hypnogram)
+
+
+@pytest.mark.parametrize("start", ["2024-01-01", datetime(1, 1, 1), datetime(9999, 12, 31)])
+def test_a_start_that_cannot_be_is_refused_whatever_way_a_night_came_in(start):
+    with pytest.raises(ValueError, match="'n' began .*expected a datetime of 1900 to 2100"):
+        Recording(steps(2).reshape(2, -1), 100, None, 1, "n", "C3", start=start)
+
+
+@pytest.mark.parametrize("rate", ["100", None, np.inf, np.nan])
+def test_a_rate_that_is_no_number_is_refused(rate):
+    with pytest.raises(ValueError, match="the sampling rate of recording 'n' is .*expected a number"):
+        Recording(steps(2).reshape(2, -1), rate, None, 1, "n", "C3")
+
+
+@pytest.mark.parametrize("text", ["BAD_boundary", "edge_boundary", "bad_acq_skip"])
+def test_a_pause_is_known_however_it_is_written(text):
+    raw = as_raw(steps(4))
+    raw.set_annotations(mne.Annotations(30, 30, text))
+    if "boundary" in text:
+        with pytest.raises(ValueError, match="was paused 30 s after its first sample"):
+            read_recording(raw)
+    else:
+        with pytest.warns(UserWarning, match="was paused: 30 s are missing"):
+            night = read_recording(raw)
+        assert night.quality.tolist() == ["ok", "nan", "ok", "ok"]
 
 
 @pytest.mark.parametrize("night", [np.zeros((2, 3000)), "night.edf"])
