@@ -130,8 +130,8 @@ def _adapter(name: str) -> Path:
 # A command writes its results at the end of long work, so their place is checked before the work begins.
 def _new_file(name: str) -> Path:
     path = Path(name)
-    if path.is_dir():
-        raise argparse.ArgumentTypeError(f"{path} is a folder, expected the name of a file to write")
+    if path.exists() and not path.is_file():
+        raise argparse.ArgumentTypeError(f"{path} is no file, expected the name of a file to write")
     _new_folder(path.parent)
     return path
 

@@ -31,16 +31,19 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     Parameters
     ----------
     path : pathlib.Path
-        Its folder is made if it does not exist.
+        Its folder is made if it does not exist. A link stays, and the file that it leads to is written.
     write : callable
         Writes the content into the open file that it is given.
+
+    Raises
+    ------
+    ValueError
+        If something else than a file is there, such as a folder or ``/dev/null``.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.iterdir():  # by a call that was killed
-        number = left.name.removeprefix(f"{path.name}.partial")
-        if number != left.name and number.isdecimal() and not psutil.pid_exists(int(number)):
-            left.unlink(missing_ok=True)
-    partial = path.with_name(f"{path.name}.partial{os.getpid()}")
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is no file, so nothing was written there; name a file to write")
+    partial = _unfinished(path)
     try:
         with partial.open("wb") as file:
             write(file)
@@ -48,6 +51,17 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _unfinished(path: Path) -> Path:
+    """Name a file or folder that is not complete yet; delete those that killed calls have left beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.iterdir():
+        number = left.name.removeprefix(f"{path.name}.partial")
+        is_ours = number != left.name and number.isdecimal() and len(number) < 10
+        if is_ours and not (int(number) != os.getpid() and psutil.pid_exists(int(number))):
+            shutil.rmtree(left) if _is_folder(left) else left.unlink(missing_ok=True)
+    return path.with_name(f"{path.name}.partial{os.getpid()}")
 
 
 def _reach_the_disk(path: Path) -> None:
@@ -64,8 +78,9 @@ def write_json(path: Path, content: Any) -> None:
 
 def read_json(path: str | Path) -> dict[str, Any]:
     """Read a JSON file that holds an object, as all of ours do, or raise a ValueError that names the file."""
+    check_exists(Path(path), "a JSON file")  # reading a pipe would wait for ever
     with naming(path, "a JSON file of names and values"):
-        _check_size(Path(path).stat().st_size)
+        _check_size(Path(path).stat().st_size, LARGEST_JSON_BYTES)
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}")
@@ -96,9 +111,22 @@ computer's memory.
 """
 
 
-def _check_size(n_bytes: int) -> None:
-    if n_bytes > LARGEST_BYTES:
-        raise ValueError(f"it holds {n_bytes:,} bytes, expected at most {LARGEST_BYTES:,}")
+LARGEST_JSON_BYTES = 5_000_000
+"""A thousand times ours. What Python makes of a JSON file can take twenty times its bytes."""
+
+LONGEST = 2_000_000
+"""Of an array's axes: two thousand nights of epochs. Fifty million were 290 KB, and took 20 s and 2.5 GB."""
+
+LONGEST_TEXT_BYTES = 4_000
+"""A name of a thousand characters."""
+
+MOST_VALUES = LARGEST_BYTES // 4
+"""Of an array: features and signals become float32, even if they are stored in a byte each."""
+
+
+def _check_size(n_bytes: int, largest: int) -> None:
+    if n_bytes > largest:
+        raise ValueError(f"it holds {n_bytes:,} bytes, expected at most {largest:,}")
 
 
 def write_npz(path: Path, arrays: dict[str, Any]) -> None:
@@ -109,11 +137,11 @@ def write_npz(path: Path, arrays: dict[str, Any]) -> None:
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     """Read the arrays of an ``.npz`` without pickle, or raise a ValueError that names the file.
 
-    Sizes are checked before anything is unpacked (`LARGEST_BYTES`).
+    Sizes are checked before anything is unpacked (`LARGEST_BYTES`, `LONGEST`).
     """
     with naming(path, "a complete .npz file of plain arrays"), zipfile.ZipFile(path) as archive:
         members = archive.infolist()
-        _check_size(sum(member.file_size for member in members))
+        _check_size(sum(member.file_size for member in members), LARGEST_BYTES)
         return {member.filename.removesuffix(".npy"): _read_array(archive, member) for member in members}
 
 
@@ -130,8 +158,15 @@ def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray
         raise ValueError(f"{member.filename} is of type {dtype}, expected numbers or text")
     if math.prod(shape) * max(1, dtype.itemsize) > member.file_size:  # numpy would ask for all of it at once
         raise ValueError(f"{member.filename} is said to have the shape {shape} and is smaller")
+    is_too_long = max(shape, default=0) > LONGEST or math.prod(shape) > MOST_VALUES
+    if is_too_long or dtype.itemsize > LONGEST_TEXT_BYTES:
+        said = f"{member.filename} has the shape {shape} and type {dtype}"
+        raise ValueError(f"{said}, expected {LONGEST:,} rows and {MOST_VALUES:,} values at most")
     with archive.open(member) as file:
-        return np.lib.format.read_array(file, allow_pickle=False)
+        array = np.lib.format.read_array(file, allow_pickle=False)
+    return (
+        np.char.decode(array) if dtype.kind == "S" else array
+    )  # b"Anna" would be another person than "Anna"
 
 
 def as_numbers(value: Any, name: str, path: Path) -> np.ndarray:
@@ -219,12 +254,12 @@ def _obstacles(folder: Path, contents: Contents, keep: Iterable[str | Path]) -> 
             yield f"{kept} lies there and is still needed"
     if folder.exists() and not folder.is_dir():
         yield "it is a file, expected a folder"
-    paths = sorted(folder.rglob("*"))
-    for path in paths:
+    path: Path | None = None
+    for path in folder.rglob("*"):  # one by one: it may be the root of a disk
         name, holds_something = path.relative_to(folder).as_posix(), _is_folder(path) and any(path.iterdir())
         if not holds_something and not contents.is_ours(name):
             yield f"it holds {name!r}, which does not belong in {contents.kind}"
-    if paths and not any(folder.glob(contents.mark)):
+    if path and not any(folder.glob(contents.mark)):
         yield f"it holds no {contents.mark}, so it is not {contents.kind} that sleepstage wrote whole"
 
 
@@ -242,14 +277,13 @@ def replacing(folder: str | Path, contents: Contents, keep: Iterable[str | Path]
         As :func:`check_replaceable` says, before the block and once more after it.
     """
     folder, keep = Path(folder).resolve(), list(keep)
-    new = folder.with_name(f".{folder.name}-unfinished")
     aside = folder.with_name(f"{folder.name}-being-replaced")
-    if aside.is_dir() and not folder.exists():
-        aside.replace(folder)
     for place in (folder, aside):
         check_replaceable(place, contents, keep)
-    shutil.rmtree(new, ignore_errors=True)  # of a call that was killed; nobody else makes such a name
-    new.mkdir(parents=True)
+    if aside.is_dir() and not folder.exists():
+        aside.replace(folder)
+    new = _unfinished(folder)
+    new.mkdir()
     try:
         yield new
         for path in new.rglob("*"):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -70,9 +71,33 @@ def test_what_would_unpack_to_more_than_the_limit_is_refused_before_it_is_read(t
     assert read_npz(tmp_path / "small.npz")["a"].size == 500
     with pytest.raises(ValueError, match="large.npz.*1,256 bytes, expected at most 1,000"):
         read_npz(tmp_path / "large.npz")
-    (tmp_path / "large.json").write_text(" " * 2000 + "{}")
-    with pytest.raises(ValueError, match="large.json.*2,002 bytes"):
+    (tmp_path / "large.json").write_text(" " * 5_000_000 + "{}")
+    with pytest.raises(ValueError, match="large.json.*5,000,002 bytes"):
         read_json(tmp_path / "large.json")
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((2_000_001,), "|i1"), ((50_000, 3000), "|i1"), ((1, 2_000_001), "|i1"), ((1,), "<U1001")],
+)
+def test_zeros_that_would_grow_when_they_are_used_are_refused_before_they_are_unpacked(
+    shape, dtype, tmp_path, monkeypatch
+):
+    """Fifty million epochs of zeros are 290 KB, and took 2.5 GB and 20 s before they were refused."""
+    path = tmp_path / "t.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a.npy", "w") as file:
+        header = {"descr": dtype, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for _ in range(math.prod(shape) * np.dtype(dtype).itemsize // 1000 + 1):
+            file.write(bytes(1000))
+    monkeypatch.setattr(np.lib.format, "read_array", lambda *_, **__: pytest.fail("it was unpacked"))
+    with pytest.raises(ValueError, match="t.npz.*expected 2,000,000 rows and 125,000,000 values at most"):
+        read_npz(path)
+
+
+def test_text_that_is_stored_as_bytes_is_text(tmp_path):
+    write_npz(tmp_path / "t.npz", {"subject": np.array(["Jörg".encode(), b"1"])})
+    assert read_npz(tmp_path / "t.npz")["subject"].tolist() == ["Jörg", "1"]
 
 
 @pytest.mark.parametrize(("shape", "dtype"), [((10**12,), "<f8"), ((2**60, 8), "<f8"), ((10**12,), "|S0")])
@@ -99,12 +124,7 @@ def test_what_is_no_json_object_is_refused_by_name(text, reason, tmp_path):
 def test_what_killed_calls_left_is_swept_by_the_next(tmp_path):
     ended = subprocess.Popen(["true"])
     ended.wait()
-    names = [
-        f"a.json.partial{ended.pid}",
-        f"a.json.partial{os.getppid()}",
-        "a.json.partial",
-        "a.json.partial1b",
-    ]
+    names = [f"a.json.partial{end}" for end in (ended.pid, os.getppid(), "", "1b", 10**20)]
     for name in names:
         (tmp_path / name).touch()
     write_json(tmp_path / "a.json", {})
@@ -173,6 +193,33 @@ def fail_from(move: int, n_failures: int, monkeypatch) -> None:
     monkeypatch.setattr(Path, "replace", replace)
 
 
+@pytest.mark.parametrize("name", ["own", ".own-unfinished", "own-being-replaced"])
+def test_a_users_folder_is_neither_emptied_nor_renamed(name, tmp_path):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "thesis.txt").write_text("mine")
+    if name == ".own-unfinished":
+        write(tmp_path / "own", "new")
+    else:
+        with pytest.raises(ValueError, match="thesis.txt"):
+            write(tmp_path / "own", "new")
+    assert (tmp_path / name / "thesis.txt").read_text() == "mine"
+
+
+def test_a_link_to_a_file_stays_and_what_is_no_file_is_not_written(tmp_path):
+    """With the rights of root, as in Colab, ``--out /dev/null`` would replace it by a file."""
+    (tmp_path / "drive").mkdir()
+    (tmp_path / "a.json").symlink_to(tmp_path / "drive" / "a.json")
+    write_json(tmp_path / "a.json", {"b": 1})
+    assert (tmp_path / "a.json").is_symlink() and read_json(tmp_path / "drive" / "a.json") == {"b": 1}
+    os.mkfifo(tmp_path / "pipe")
+    for place in ("pipe", "drive"):
+        with pytest.raises(ValueError, match=f"{place} is no file, so nothing was written"):
+            write_json(tmp_path / place, {})
+    assert (tmp_path / "pipe").is_fifo()
+    with pytest.raises(FileNotFoundError, match="no file .*pipe, expected a JSON file"):
+        read_json(tmp_path / "pipe")
+
+
 @pytest.mark.parametrize("move", [1, 2])
 def test_a_move_that_fails_leaves_the_old_folder(move, tmp_path, monkeypatch):
     write(tmp_path / "own", "first")
@@ -210,7 +257,9 @@ def test_a_file_that_cannot_be_written_whole_leaves_the_old_one(tmp_path):
 def test_what_a_kill_after_the_moves_left_is_deleted(tmp_path):
     write(tmp_path / "own", "second")
     write(tmp_path / "own-being-replaced", "first")
-    (tmp_path / ".own-unfinished").mkdir()
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    (tmp_path / f"own.partial{ended.pid}" / "weights").mkdir(parents=True)
     write(tmp_path / "own", "third")
     assert all_of(tmp_path) == {"own/a.txt": "third", "own/mark.json": "{}"}
     assert [path.name for path in tmp_path.iterdir()] == ["own"]

@@ -62,7 +62,8 @@ def test_an_impossible_setting_is_refused_by_train(options, message, tmp_path, t
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("stage n.edf --out {folder}", "folder is a folder, expected the name of a file"),
+        ("stage n.edf --out {folder}", "folder is no file, expected the name of a file"),
+        ("stage n.edf --out /dev/null", "/dev/null is no file"),
         ("stage n.edf --out {file}/new/stages.csv", "file is a file, expected a folder"),
         ("plan --json {folder}", "expected the name of a file"),
         ("evaluate --table t.npz --json {folder}", "expected the name of a file"),

@@ -101,7 +101,7 @@ def folder_table(
     reasons = {path: result for path, result in done.items() if isinstance(result, str)}
     failed = pd.Series(reasons, name="reason", dtype=object)
     for path, reason in failed.items():
-        log.warning("left out: %s: %s", path, reason)
+        log.warning("left out: %s", reason if path in reason else f"{path}: {reason}")
     if len(failed) == len(found):
         raise ValueError(f"none of {len(found)} recordings could be read; the first: {failed.iloc[0]}")
     table = collect(result for result in done.values() if not isinstance(result, str))

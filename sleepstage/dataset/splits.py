@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import GroupShuffleSplit
 
-from .table import check_index, check_people, normal_subject
+from .table import check_index, check_people, consecutive_runs, normal_subject
 
 
 def split_table(table: pd.DataFrame, test_fraction: float = 0.2, seed: int = 0) -> pd.Series:
@@ -74,9 +74,11 @@ def split_blocks(
     Raises
     ------
     ValueError
-        If the table holds more than one recording, or too few epochs for the blocks and gaps.
+        If the table holds more than one recording, rows out of order, or too few epochs for the blocks and
+        gaps.
     """
     check_index(table, one_recording=True)
+    consecutive_runs(table)  # rows out of order would make blocks of anything but time
     if not 2 <= test_every <= n_blocks:
         raise ValueError(f"test_every is {test_every}, expected 2 to n_blocks = {n_blocks}")
     block_length = len(table) // n_blocks
@@ -98,7 +100,7 @@ def partition_subjects(table: pd.DataFrame, subjects: Iterable[Any]) -> tuple[pd
     ValueError
         If a subject is not in the table.
     """
-    wanted = {normal_subject(subject): subject for subject in subjects}
+    wanted = _named(subjects)
     present = table.index.get_level_values("subject")
     names = present.map({subject: normal_subject(subject) for subject in present.unique()})
     if unknown := sorted(str(wanted[name]) for name in wanted.keys() - set(names)):
@@ -175,7 +177,14 @@ def check_no_leakage(train_subjects: Iterable[Any], test_subjects: Iterable[Any]
     Traceback (most recent call last):
     ValueError: subjects 1 are in training and in test; all nights of a person must be on one side
     """
-    train = {normal_subject(subject): str(subject) for subject in train_subjects}
-    if both := sorted(train[name] for name in set(map(normal_subject, test_subjects)).intersection(train)):
+    train = _named(train_subjects)
+    if both := sorted(str(train[name]) for name in train.keys() & _named(test_subjects)):
         said = f"subjects {', '.join(both)} are in training and in test"
         raise ValueError(f"{said}; all nights of a person must be on one side")
+
+
+def _named(subjects: Iterable[Any]) -> dict[str, Any]:
+    """Give each subject by the normal form of its name."""
+    if isinstance(subjects, str) or not isinstance(subjects, Iterable):  # a text: letter by letter
+        raise ValueError(f"subjects are {subjects!r}, expected a list of them, such as [{subjects!r}]")
+    return {normal_subject(subject): subject for subject in subjects}

@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 LAST_EPOCH = 1_000_000
 """A year; a picture of a night has room for all epochs up to its last."""
 
+MOST_FEATURES = 10_000
+"""A hundred times as many as ours; a table of millions of columns takes a minute to make."""
+
 Values = TypeVar("Values", pd.Series, pd.DataFrame)
 
 
@@ -201,6 +204,7 @@ def load_table(path: str | Path) -> pd.DataFrame:
         raise ValueError(f"{path} {said}; compute the table anew from the recordings")
     features = as_numbers(arrays["features"], "features", path)
     n_rows, n_columns = arrays["stage"].size, arrays["feature_names"].size
+    check_number(n_columns, f"{path}: the number of features", 0, MOST_FEATURES)
     others = {key: arrays[key].shape for key in ("stage", *INDEX, "quality") if key in arrays}
     named = arrays["feature_names"].shape
     if features.shape != (n_rows, n_columns) or named != (n_columns,) or set(others.values()) != {(n_rows,)}:
@@ -299,7 +303,7 @@ def normal_subject(subject: object) -> str:
     >>> [normal_subject(name) for name in (1, 1.0, "01", "sub-01", "SC4012E0", "Anna", "sub-anna_ses-1")]
     ['1', '1', '1', '1', '1', 'anna', 'anna']
     """
-    named = person_in_name(str(subject))
+    named = person_in_name(str(subject).strip())
     name = unicodedata.normalize("NFKC", str(subject if named is None else named)).strip().casefold()
     number = re.fullmatch(r"0*(\d+?)(\.0*)?", name)
     return number[1] if number else name
@@ -353,7 +357,9 @@ def _check_names(nights: pd.Index) -> None:
 
 def _check_content(features: pd.DataFrame) -> None:
     """Refuse two recordings that share more than half of their epochs to the last digit."""
-    content = pd.util.hash_pandas_object(features, index=False)[features.notna().any(axis=1)]
+    filtered = catalogue.describe_features().query("family == 'filtered'").index  # cut otherwise, they differ
+    compared = features[[*features.columns.difference(filtered)] or [*features]]
+    content = pd.util.hash_pandas_object(compared, index=False)[compared.notna().any(axis=1)]
     repeated = content[content.duplicated(keep=False)].groupby(level=NIGHT, sort=False).agg(set)
     lengths = features.groupby(level=NIGHT, sort=False).size()
     for (one, contents), (other, others) in combinations(repeated.items(), 2):

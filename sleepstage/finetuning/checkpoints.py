@@ -128,7 +128,7 @@ def held(work: Path) -> Iterator[None]:
     """
     lock = work.with_name(f"{work.name}.lock")
     me = psutil.Process()
-    mine = {"process": me.pid, "began": me.create_time(), "computer": platform.node()}
+    mine = {"process": me.pid, "began": _began_s(me), "computer": platform.node()}
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
         holder = read_json(lock)
@@ -151,9 +151,14 @@ def held(work: Path) -> Iterator[None]:
 def _runs(holder: dict[str, Any]) -> bool:
     """Say whether the process of a lock still runs; its number may be another one's by now."""
     try:
-        return psutil.Process(holder.get("process")).create_time() == holder.get("began")
-    except psutil.Error:
+        return abs(_began_s(psutil.Process(holder.get("process"))) - holder["began"]) < 5
+    except (psutil.Error, KeyError, TypeError, ValueError):
         return False
+
+
+def _began_s(process: psutil.Process) -> float:
+    """Seconds from the computer's start to a process's: the clock may be set in between."""
+    return process.create_time() - psutil.boot_time()
 
 
 def _keep_newest(place: Path) -> None:
@@ -224,10 +229,10 @@ def _step(checkpoint: Path) -> int:
 def _digests(folder: Path) -> dict[str, str]:
     """Give the SHA-256 of each file of a checkpoint by its name, the marker left out."""
     digests = {}
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.rglob("*")):
         if path.is_file() and not path.name.startswith(_MARKER):
             with path.open("rb") as file:
-                digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+                digests[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
     return digests
 
 

@@ -56,7 +56,7 @@ def test_two_workers_give_the_same_and_what_is_there_is_not_read_again(folder, t
     assert failed.empty
 
 
-def test_what_cannot_be_read_is_named_and_the_rest_is_kept(folder, tmp_path):
+def test_what_cannot_be_read_is_named_and_the_rest_is_kept(folder, tmp_path, caplog):
     broken, unscored = (folder / f"sub-01/ses-{name}/eeg" for name in "ab")
     (broken / "sub-01_eeg.edf").write_bytes(b"<html>quota</html>")
     (unscored / "sub-01_events.tsv").unlink()
@@ -65,6 +65,8 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_kept(folder, tmp_path):
     assert failed.index.tolist() == [str(broken / "sub-01_eeg.edf"), str(unscored / "sub-01_eeg.edf")]
     assert "is not an EDF file" in failed.iloc[0]
     assert "0 files fit the hypnogram's pattern 'sub-01/ses-b/eeg/*_events.tsv'" in failed.iloc[1]
+    said = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert [line.count(path) for line, path in zip(said, failed.index, strict=True)] == [1, 1]
 
 
 def test_a_changed_recording_is_read_again(folder, tmp_path):

@@ -118,13 +118,29 @@ def test_a_person_on_both_sides_is_named():
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [(1, "01"), (1, 1.0), ("Anna", "anna"), ("sub-01", "01"), ("sub-7_task-sleep_run-1_eeg", 7), (" 1", "1")],
+    [
+        *[(1, "01"), (1, 1.0), ("Anna", "anna"), ("sub-01", "01"), ("sub-7_task-sleep_run-1_eeg", 7)],
+        *[(" 1", "1"), ("Sub-01", "sub-1"), (" SUB-anna", "Anna"), ("sc4012e0-psg", "SC4011E0")],
+    ],
 )
 def test_a_person_is_known_however_the_name_is_written(one, other):
     with pytest.raises(ValueError, match="in training and in test"):
         check_no_leakage([one], [other])
     chosen, _ = partition_subjects(night_table(one), [other])
     assert len(chosen) == 6
+
+
+@pytest.mark.parametrize("subjects", ["anna", 5, None])
+def test_a_name_in_a_lists_place_is_not_taken_letter_by_letter(subjects):
+    with pytest.raises(ValueError, match="expected a list of them"):
+        check_no_leakage(["anna", 5], subjects)
+    with pytest.raises(ValueError, match="expected a list of them"):
+        partition_subjects(night_table("a"), subjects)
+
+
+def test_rows_out_of_order_are_not_split_by_blocks(table):
+    with pytest.raises(ValueError, match="is not in its place; sort the rows"):
+        split_blocks(table.sample(frac=1, random_state=0))
 
 
 def test_recut_tells_nights_of_one_name_apart():

@@ -417,6 +417,14 @@ def test_one_recording_that_begins_ten_seconds_later_with_noise_is_refused(table
         collect([table, ss.extract_features(copy)])
 
 
+@pytest.mark.parametrize("part", [slice(40, None), slice(0, 420), slice(420, None)])
+def test_one_recording_that_was_read_with_another_margin_is_refused(part, table, night):
+    """Log powers are relative to the night's variance, so they differ to the last digit."""
+    copy = replace(night, eeg_uv=night.eeg_uv[part], stages=night.stages[part], subject=7, recording="copy")
+    with pytest.raises(ValueError, match=r"SC4001E0 \(subject 0\) and copy .* to the last digit"):
+        collect([table, ss.extract_features(copy)])
+
+
 def test_short_pieces_of_one_course_are_no_proof(table):
     numbers = table.drop(columns="quality")
     one, other = two_nights(numbers.iloc[:59], (1, "a"), (2, "b"))
