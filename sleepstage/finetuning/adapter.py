@@ -114,8 +114,8 @@ def load_adapter(
         identity = base_model.identity(location, tokenizer, spec.labels, with_weights=not merged)
     for what, found in identity.items():
         trained = card.get(what, found)
-        if isinstance(found, dict) and isinstance(trained, dict):  # the first adapters say less
-            found = {name: found.get(name) for name in trained}
+        if isinstance(found, dict) and isinstance(trained, dict):  # what both say: versions differ in names
+            found = {name: found.get(name, value) for name, value in trained.items()}
         if trained != found:
             raise ValueError(
                 f"the adapter in {folder} does not fit {base or card['base']}: its {what} is {trained}, "
@@ -201,10 +201,18 @@ def _check_tensors(path: Path, model: Any, config: LoraConfig) -> None:
 
 def _check_merged(folder: Path) -> None:
     """Refuse weights that are not those of ``config.json``: a layer that is missing would be random."""
-    with torch.device("meta"), quiet_libraries():
-        model = AutoModelForCausalLM.from_config(base_model.config_of(folder), trust_remote_code=False)
+    with naming(folder / "config.json", "a merged model's"), torch.device("meta"), quiet_libraries():
+        config = base_model.config_of(folder)
+        if getattr(config, "quantization_config", None) is not None:
+            raise ValueError(f"quantization_config is {config.quantization_config!r}, expected none")
+        # A file's own attention may be the name of code on the hub.
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", trust_remote_code=False)
     expected = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
-    _check_files(base_model.weight_files(str(folder)), expected)
+    with naming(folder, "a merged model's folder"):
+        files = base_model.weight_files(str(folder))
+    if elsewhere := [file for file in files if file.parent != folder]:
+        raise ValueError(f"{folder} names the weights {elsewhere[0]}, expected a file in the folder")
+    _check_files(files, expected)
 
 
 def _check_files(paths: list[Path], expected: dict[str, list[int]]) -> None:

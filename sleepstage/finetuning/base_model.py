@@ -281,11 +281,20 @@ def fingerprint(base: str | Path) -> str:
 def architecture(base: str | Path) -> dict[str, Any]:
     """Give the settings of ``config.json`` that change what the same weights answer."""
     config = config_of(base)
-    names = ("model_type", "hidden_act", "rms_norm_eps", "num_attention_heads", "num_key_value_heads")
-    rope = {
-        key: value for key, value in (config.rope_parameters or {}).items() if isinstance(value, int | float)
+    settings = config.to_dict() | (getattr(config, "rope_parameters", None) or {})
+    kinds = bool | int | float | str | list | None
+    return {
+        name: value
+        for name, value in settings.items()
+        if _CHANGES_ANSWERS.search(name) and isinstance(value, kinds)
     }
-    return {name: getattr(config, name, None) for name in names} | rope
+
+
+# By what the families of models call them: LLaMA has a hidden_act, GPT-2 an activation_function.
+_CHANGES_ANSWERS = re.compile(
+    "model_type|_act|activation|eps|head|rope|rotary|factor|window|layer_types|scal|multiplier|softcap"
+    "|residual|alibi|expert"
+)
 
 
 def config_of(base: str | Path) -> Any:

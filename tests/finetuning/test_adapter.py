@@ -16,6 +16,7 @@ from sleepstage.files import check_replaceable
 from sleepstage.finetuning import adapter as adapter_module
 from sleepstage.finetuning import base_model
 from sleepstage.finetuning.adapter import ADAPTER, load_adapter, save_adapter
+from sleepstage.finetuning.settings import CPU
 from sleepstage.finetuning.trainer import build_trainer
 
 
@@ -61,18 +62,22 @@ def test_merged_folder_is_an_ordinary_model_with_its_prompt(adapter, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["merged"]
 
 
-def test_base_that_comes_quantized_is_dequantized_before_the_merge(adapter, spec, table, tiny_base, tmp_path):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_base_that_comes_quantized_is_dequantized_before_the_merge(
+    dtype, adapter, spec, table, tiny_base, tmp_path, monkeypatch
+):
+    """A T4 multiplies in float16, so there the merged weights are float16."""
     quantized = tmp_path / "quantized"
     ss.load_base(tiny_base, nf4=True).save_pretrained(quantized)
     ss.load_tokenizer(tiny_base).save_pretrained(quantized)
     config = ss.TrainingConfig(base=str(quantized), n_steps=1, lora_rank=4, learning_rate=0.1)
     ss.finetune(table[:300], spec, config, tmp_path / "adapter")
+    trained = ss.Stager.from_pretrained(tmp_path / "adapter").predict_proba(table)
+    monkeypatch.setattr(base_model, "detect", lambda: replace(CPU, dtype=dtype))
     merged = ss.Stager.from_pretrained(ss.merge(tmp_path / "adapter", tmp_path / "merged"))
-    trained = ss.Stager.from_pretrained(tmp_path / "adapter")
-    # Beside NF4 the weights are rounded to bfloat16 in each layer; merged, in float32.
-    pd.testing.assert_frame_equal(
-        merged.predict_proba(table), trained.predict_proba(table), atol=2e-3, rtol=0
-    )
+    assert {weight.dtype for weight in merged.model.parameters()} == {dtype}
+    # Beside NF4 the weights are rounded to bfloat16 in each layer; merged, to the machine's precision once.
+    pd.testing.assert_frame_equal(merged.predict_proba(table), trained, atol=2e-3, rtol=0)
 
 
 def test_a_large_merged_model_is_written_in_parts(adapter, table, tmp_path, monkeypatch):
@@ -292,6 +297,43 @@ def test_a_merged_folder_runs_and_fetches_nothing(adapter, tmp_path):
     load_adapter(merged)  # as the model that it is, and without a question
     shutil.copy(adapter / "adapter_config.json", merged)
     with pytest.raises(ValueError, match="holds an adapter, expected a base model"):
+        load_adapter(merged)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *[{"dtype": value} for value in ("float8_e4m3fn", 5)],
+        *[{"quantization_config": value} for value in ({"quant_method": "gptq", "bits": 4}, {})],
+        *[{"head_dim": 0}, {"hidden_size": -64}, {"pad_token_id": 10**9}],
+        {"rope_parameters": {"rope_type": "x"}},
+    ],
+)
+def test_settings_of_no_model_are_refused_by_name(settings, adapter, tmp_path):
+    merged = ss.merge(adapter, tmp_path / "merged")
+    change(merged / "config.json", **settings)
+    with pytest.raises(ValueError, match="config.json is not a merged model's|does not fit"):
+        load_adapter(merged)
+
+
+def test_a_merged_folders_attention_is_not_fetched_from_a_hub(adapter, table, tmp_path):
+    """Where the package "kernels" is installed, transformers fetches and runs what such a name says."""
+    merged = ss.merge(adapter, tmp_path / "merged")
+    before = ss.Stager.from_pretrained(merged).predict_proba(table[:20])
+    change(merged / "config.json", attn_implementation="owner/kernel")
+    pd.testing.assert_frame_equal(ss.Stager.from_pretrained(merged).predict_proba(table[:20]), before)
+
+
+def test_a_merged_folder_names_no_weights_elsewhere(adapter, tmp_path):
+    merged = ss.merge(adapter, tmp_path / "merged")
+    weights = merged / "model.safetensors"
+    index = {"weight_map": dict.fromkeys(load_file(weights), "../model.safetensors")}
+    weights.rename(tmp_path / "model.safetensors")
+    (merged / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="names the weights .*, expected a file in the folder"):
+        load_adapter(merged)
+    (merged / "model.safetensors.index.json").write_text('{"weight_map": []}')
+    with pytest.raises(ValueError, match="merged is not a merged model's folder"):
         load_adapter(merged)
 
 

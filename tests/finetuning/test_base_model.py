@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.utils import logging as hf_logging
 
 import sleepstage as ss
@@ -59,6 +59,29 @@ def test_fingerprint_follows_the_weights(tiny_base, tmp_path):
     model.save_pretrained(tmp_path / "other")
     assert base_model.fingerprint(tiny_base) == base_model.fingerprint(tmp_path / "same")
     assert base_model.fingerprint(tiny_base) != base_model.fingerprint(tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("family", "setting", "values"),
+    [
+        ("llama", "hidden_act", ("silu", "relu")),
+        ("llama", "rms_norm_eps", (1e-6, 1e-2)),
+        ("gpt2", "activation_function", ("gelu_new", "relu")),
+        ("gpt2", "layer_norm_epsilon", (1e-5, 1e-2)),
+        ("gpt_neox", "layer_norm_eps", (1e-5, 1e-2)),
+        ("gpt_neox", "use_parallel_residual", (True, False)),
+        ("gemma2", "final_logit_softcapping", (30.0, None)),
+        ("granite", "attention_multiplier", (1.0, 0.1)),
+        ("opt", "activation_function", ("relu", "gelu")),
+    ],
+)
+def test_settings_that_change_the_answers_identify_a_base_of_any_family(family, setting, values, tmp_path):
+    found = []
+    for value in values:
+        AutoConfig.for_model(family, **{setting: value}).save_pretrained(tmp_path)
+        found.append(base_model.architecture(tmp_path))
+    assert {name for name in found[0] if found[0][name] != found[1][name]} == {setting}
+    assert json.loads(json.dumps(found)) == found
 
 
 @pytest.mark.parametrize(("model_type", "refused"), [("of-its-own", True), ("llama", False)])
