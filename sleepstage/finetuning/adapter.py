@@ -106,6 +106,11 @@ def load_adapter(
     missing = [name for name in (OWN_FILES if merged else ADAPTER_FILES) if not (folder / name).is_file()]
     if missing:
         raise FileNotFoundError(f"{folder} is not an adapter folder: it lacks {', '.join(missing)}")
+    for name in ("config.json", "generation_config.json"):
+        if merged and (folder / name).is_file():
+            # transformers makes a name for each label, before it looks whether the model has any.
+            n_labels = read_json(folder / name).get("num_labels", 0)
+            check_number(n_labels, f"{folder / name}: num_labels", 0, 1000, whole=True)
     card = read_card(folder)
     spec, prior = PromptSpec.load(folder / "prompt.json"), HypnogramPrior.load(folder / "prior.json")
     location = folder if merged else base or base_model.local_copy(card["base"])

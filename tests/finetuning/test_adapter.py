@@ -300,6 +300,16 @@ def test_a_merged_folder_runs_and_fetches_nothing(adapter, tmp_path):
         load_adapter(merged)
 
 
+def test_millions_of_labels_and_a_list_in_place_of_settings_are_refused_at_once(adapter, tmp_path):
+    merged = ss.merge(adapter, tmp_path / "merged")
+    (merged / "generation_config.json").write_text("[]")
+    with pytest.raises(ValueError, match="generation_config.json is not a JSON file of names and values"):
+        load_adapter(merged)
+    change(merged / "config.json", num_labels=10**8)
+    with pytest.raises(ValueError, match="config.json: num_labels is 100000000, expected"):
+        load_adapter(merged)
+
+
 @pytest.mark.parametrize(
     "settings",
     [

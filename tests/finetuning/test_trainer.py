@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -24,8 +25,9 @@ import sleepstage as ss
 from sleepstage.__main__ import main
 from sleepstage.dataset.digits import night_text
 from sleepstage.dataset.windows import cut_windows
+from sleepstage.files import write_json
 from sleepstage.finetuning.callbacks import Clock
-from sleepstage.finetuning.checkpoints import held
+from sleepstage.finetuning.checkpoints import _digests, held, newest_complete
 from sleepstage.finetuning.settings import CPU, T4
 from sleepstage.finetuning.trainer import build_trainer, training_record
 from sleepstage.finetuning.training_texts import IGNORED, blurred
@@ -382,7 +384,7 @@ def test_a_copy_elsewhere_is_enough_to_go_on(table, spec, steady, straight, tmp_
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
     [copies] = drive.iterdir()
-    (copies / ".checkpoint-6-unfinished").mkdir()  # a copy that was cut off
+    (copies / "checkpoint-6.partial999999999").mkdir()  # a copy that was cut off
     others = {"checkpoint-4 (1)", "checkpoint-best", "checkpoint-4.zip", "thesis.txt"}  # a Drive's copy (1)
     for name in others:
         (copies / name).mkdir()
@@ -429,7 +431,7 @@ def test_copies_into_another_folder_of_the_training_are_refused(
         ss.finetune(table, spec, config, tmp_path / "adapter", copy_to=tmp_path / inside)
 
 
-def test_two_trainings_on_one_folder_are_refused(table, spec, config, tmp_path, never_trains):
+def test_two_trainings_on_one_folder_are_refused(table, spec, config, tmp_path, never_trains, monkeypatch):
     lock = tmp_path / "adapter-checkpoints.lock"
     with held(tmp_path / "adapter-checkpoints"):
         with pytest.raises(
@@ -438,13 +440,30 @@ def test_two_trainings_on_one_folder_are_refused(table, spec, config, tmp_path, 
             ss.finetune(table, spec, config, tmp_path / "adapter")
         holder = json.loads(lock.read_text())
     assert not lock.exists()
-    for wrong in ({"began": 1.0}, {"process": 2**22 + 1}):  # it was killed
+    for wrong in ({"began": 1.0}, {"process": 2**22 + 1}, {"process": "x"}, {"process": -1}):  # it was killed
         lock.write_text(json.dumps(holder | wrong))
         with held(tmp_path / "adapter-checkpoints"):
             assert json.loads(lock.read_text()) == holder
+    with held(tmp_path / "adapter-checkpoints"), monkeypatch.context() as clock:  # it is set back an hour
+        really_booted, really_began = psutil.boot_time, psutil.Process.create_time
+        clock.setattr(psutil, "boot_time", lambda: really_booted() - 3600)
+        clock.setattr(psutil.Process, "create_time", lambda process: really_began(process) - 3600)
+        with pytest.raises(ValueError, match="trains into"):
+            ss.finetune(table, spec, config, tmp_path / "adapter")
     lock.write_text(json.dumps(holder | {"computer": "another"}))
     with pytest.raises(ValueError, match=r"on another trains into .*delete .*lock"):
         ss.finetune(table, spec, config, tmp_path / "adapter")
+
+
+def test_a_damaged_file_in_a_folder_of_a_checkpoint_is_found(tmp_path):
+    checkpoint, run = tmp_path / "checkpoint-2", {"settings": {"seed": 0}}
+    shard = checkpoint / "optimizer_0" / "a.distcp"
+    shard.parent.mkdir(parents=True)
+    shard.write_text("whole")
+    write_json(checkpoint / "complete.json", {"run": run, "files": _digests(checkpoint)})
+    assert newest_complete(tmp_path, None, run) == checkpoint
+    shard.write_text("wh")
+    assert newest_complete(tmp_path, None, run) is None
 
 
 @pytest.mark.parametrize("marker", ["[]", "{}", '{"files": null}', '{"run": 5, "files": {}}', "{"])
