@@ -151,6 +151,8 @@ class PromptSpec:
                 raise ValueError(f"the cut points of {column} are {cuts}, expected {N_LEVELS - 1} that rise")
         if len({label for label in self.labels if isinstance(label, str)}) != len(STAGES):
             raise ValueError(f"label words are {self.labels}, expected a different one for each of {STAGES}")
+        if not isinstance(self.bidirectional, bool):
+            raise ValueError(f"bidirectional is {self.bidirectional!r}, expected true or false")
         longest = 1000  # lines, eight hours: attention grows with the square of a text's length
         check_number(self.window, "window", 1, longest, whole=True)
         check_number(self.look_ahead, "look_ahead (below window)", 0, self.window - 1, whole=True)

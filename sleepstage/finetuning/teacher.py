@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,10 +30,12 @@ from ..dataset.digits import MISSING, PromptSpec
 from ..dataset.splits import partial_nights, recut
 from ..dataset.table import data_fingerprint
 from ..dataset.windows import night_runs
-from ..files import Contents, write_whole
+from ..files import Contents, naming, write_whole
 from ..stages import STAGES, UNSCORED
 from .hints import draw_hints, with_given
 from .settings import detect
+
+log = logging.getLogger(__name__)
 
 N_FOLDS = 5  # four fifths of the people teach as well as nearly all of them
 N_MEMBERS = 3  # networks a fold, whose mean is better than each (the adapter's card has the figures)
@@ -251,17 +254,21 @@ def _save(network: Network, file: Path, run: str) -> None:
 
 
 def _load(file: Path, spec: PromptSpec, run: str) -> Network | None:
-    """Load a network that has learned the same; of another run, give none."""
+    """Load a network that has learned the same; of another run, or from a damaged file, give none."""
     if not file.is_file():
         return None
-    with safe_open(file, framework="pt") as kept:
-        about = kept.metadata()
-        if about["run"] != run:
-            return None
-        weights = {name: kept.get_tensor(name) for name in kept.keys()}  # noqa: SIM118 (no dictionary)
-    reader = _Reader(len(spec.digits))
-    reader.load_state_dict(weights)
-    return Network(spec, reader.to(_device()).eval(), tuple(json.loads(about["trained_on"])))
+    try:
+        with naming(file, "a network"), safe_open(file, framework="pt") as kept:
+            about = kept.metadata()
+            if about["run"] != run:
+                return None
+            reader = _Reader(len(spec.digits))
+            names = kept.keys()
+            reader.load_state_dict({name: kept.get_tensor(name) for name in names})
+            return Network(spec, reader.to(_device()).eval(), tuple(json.loads(about["trained_on"])))
+    except ValueError as error:
+        log.warning("%s; it is trained anew", error)
+        return None
 
 
 def _pieces(

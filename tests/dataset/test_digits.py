@@ -284,6 +284,7 @@ def test_a_digit_is_a_feature_or_a_ratio_of_two(column):
         *[{"cuts": value} for value in ([], {"x": 7}, {"x": ["a"] * 8})],
         *[{"labels": value} for value in (7, [[1], 2, 3, 4, 5], "ABCDE")],
         *[{"window": value} for value in ("40", None, True)],
+        *[{"bidirectional": value} for value in ("no", 0, None)],
         {"colour": "red"},
     ],
 )

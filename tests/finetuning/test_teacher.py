@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import sleepstage as ss
 from sleepstage.dataset.digits import Digit, PromptSpec
@@ -64,8 +66,6 @@ def test_what_cannot_be_measured_has_no_answer(network):
 
 
 def test_the_same_seed_gives_the_same_network_and_leaves_torchs_own_alone():
-    import torch
-
     table = nights(range(3), n_epochs=240)
     torch.manual_seed(1)
     expected = torch.rand(3)
@@ -113,6 +113,20 @@ def test_a_kept_network_is_not_trained_again_but_for_other_data(recorded, tmp_pa
     changed = Teacher.fit(table.assign(x=-table["x"]), SPEC, tmp_path)
     assert len(recorded) == 2 * N_MEMBERS * N_FOLDS and changed.run != first.run
     assert len(list(tmp_path.iterdir())) == N_MEMBERS * N_FOLDS
+
+
+def test_a_damaged_kept_network_is_trained_anew_and_told(recorded, tmp_path, caplog):
+    table = nights(range(5), n_epochs=240)
+    first = Teacher.fit(table, SPEC, tmp_path)
+    damaged = sorted(tmp_path.iterdir())[:3]
+    damaged[0].write_bytes(b"")
+    damaged[1].write_bytes(damaged[1].read_bytes()[:-100])
+    save_file({"x": torch.zeros(1)}, damaged[2])
+    again = Teacher.fit(table, SPEC, tmp_path)
+    assert len(recorded) == N_MEMBERS * N_FOLDS + 3 and again.run == first.run
+    assert all(f"{file} is not a network" in caplog.text for file in damaged)
+    asked, levels = np.full(len(table), -1), SPEC.levels(table)
+    np.testing.assert_array_equal(again.read(table, levels, asked), first.read(table, levels, asked))
 
 
 def test_fewer_people_than_folds_are_refused():
