@@ -34,6 +34,7 @@ _DRIFT_S = 1.0  # within a night, the amplifier's clock and the computer's drift
 _LONGEST_PAUSE_S = 86_400  # what is longer is a wrong date
 
 _MAX_TAGS = 1_000_000  # of a FIF file: one for each buffer of samples, and some hundred others
+_ROLE, _PART_NUMBER, _PART_NAME, _IS_NEXT = 115, 117, 118, 2  # of a FIF file that is one of several
 _MOST_UNPACKED = 50  # times a compressed FIF file's size: samples are packed to a half, zeros to a thousandth
 
 # What to do where MNE fails: files of MATLAB 7.3 are of a kind that it does not read, for one.
@@ -244,16 +245,27 @@ def _marker_files(header: Path) -> list[Path]:
     return [*markers, header.with_suffix(".vmrk")] if markers else []  # as MNE looks for it
 
 
-def _check_tags(path: Path) -> None:
-    """Refuse a FIF file whose chain of tags goes back: MNE would follow it for ever."""
-    at, last = 0, np.inf
+def _check_tags(path: Path, parts: tuple[Path, ...] = ()) -> None:
+    """Refuse a FIF file whose chain of tags, or of parts, goes back: MNE would follow it for ever."""
+    at, last, is_next, parts = 0, np.inf, False, (*parts, path.resolve())
     if path.suffix.lower() == ".gz":
         last = _MOST_UNPACKED * path.stat().st_size
     with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rb") as file, naming(path, _WHOLE):
         for _ in range(_MAX_TAGS):
             file.seek(at)
             head = file.read(16)
-            _, _, size, following = struct.unpack(">4i", head) if len(head) == 16 else (0, 0, 0, -1)
+            kind, _, size, following = struct.unpack(">4i", head) if len(head) == 16 else (0, 0, 0, -1)
+            said = file.read(min(max(size, 0), 1000)) if kind in (_ROLE, _PART_NUMBER, _PART_NAME) else b""
+            if kind == _ROLE:
+                is_next = said == struct.pack(">i", _IS_NEXT)
+            elif kind == _PART_NAME and is_next:
+                part, is_next = path.parent / said.decode("latin-1"), False
+                _check_beside(path, [part])
+                if part.resolve() in parts:
+                    raise ValueError(f"its part {part.name} comes after itself")
+                _check_tags(part, parts)
+            elif kind == _PART_NUMBER and is_next:
+                raise ValueError("it gives the number of its next part, expected the name of a file")
             if following < 0:
                 return
             if size < 0 or 0 < following <= at or at > last:

@@ -224,6 +224,22 @@ def test_a_compressed_file_of_zeros_is_refused_before_all_of_it_is_unpacked(tmp_
         read_recording(tmp_path / "zeros.fif.gz")
 
 
+def test_parts_of_a_recording_are_read_and_one_that_follows_itself_is_refused(tmp_path):
+    """MNE would read it again and again, for ever."""
+    names = ["EEG Fpz-Cz", *(f"EMG {k}" for k in range(15))]
+    data = 1e-6 * np.tile(steps(40), (16, 1))
+    raw = mne.io.RawArray(data, mne.create_info(names, 100, "eeg"), verbose="error")
+    raw.save(tmp_path / "night_raw.fif", split_size="2.5MB", verbose="error")
+    assert epochs_told(read_recording(tmp_path / "night_raw.fif")) == list(range(40))
+    part = tmp_path / "night_raw-1.fif"
+    part.write_bytes(part.read_bytes().replace(b"night_raw-2.fif", b"night_raw-1.fif"))
+    with pytest.raises(ValueError, match="its part night_raw-1.fif comes after itself"):
+        read_recording(tmp_path / "night_raw.fif")
+    part.write_bytes(part.read_bytes().replace(b"night_raw-1.fif", b"/etc/./././hosts"[:15]))
+    with pytest.raises(ValueError, match="expected a file beside it"):
+        read_recording(tmp_path / "night_raw.fif")
+
+
 def test_a_kind_that_is_not_read_is_not_called_damaged(tmp_path, monkeypatch):
     """EEGLAB writes MATLAB 7.3 when it is asked to; MNE then wants a package more."""
     psg = tmp_path / "night.set"
