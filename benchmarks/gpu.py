@@ -147,7 +147,7 @@ def make_base(base: Path, tokenizer: Any, architecture: LlamaConfig) -> dict[str
         with torch.device(DEVICE):
             model = LlamaForCausalLM(architecture)
         torch.set_default_dtype(torch.float32)
-        model.save_pretrained(plain)
+        model.save_pretrained(plain, max_shard_size="2GB")  # a part at a time lies in the host's memory
         del model
         quantization = BitsAndBytesConfig(
             load_in_4bit=True,
@@ -279,7 +279,7 @@ def steps(
 def finetune_and_stage(
     scratch: Path, table: pd.DataFrame, spec: ss.PromptSpec, preset: Preset, base: Path
 ) -> dict[str, Any]:
-    """Fine-tune, stage, stage with more windows at once, dequantized, and merged."""
+    """Fine-tune, stage, stage with fewer windows at once, dequantized, and merged."""
     use(preset)
     config = preset.training_config(base=str(base), n_steps=4, warmup_steps=1)
     curve = ss.finetune(table, spec, config, scratch / "adapter")
@@ -299,8 +299,8 @@ def finetune_and_stage(
     stage("first", stager)
     proba = stage("nf4", stager)
     facts["peak_gib"] = round(ss.peak_memory_gib(), 2)
-    many = stage("nf4_32_windows", stager, windows_per_batch=32)
-    facts["differs_by_32_windows"] = _difference(proba, many)
+    few = stage("nf4_2_windows", stager, windows_per_batch=2)
+    facts["differs_by_2_windows"] = _difference(proba, few)
     del stager
     plain = stage("dequantized", ss.Stager.from_pretrained(scratch / "adapter", nf4=False))
     facts["differs_by_dequantized"] = _difference(proba, plain)
@@ -401,6 +401,8 @@ def main() -> None:
         f"{many} windows": {"spec": spec, "preset": old, "windows_per_batch": many},
         "ampere": {"spec": spec, "preset": new},
     }
+    if ss.detect() is T4:
+        del cases["ampere"]  # such a card emulates bfloat16: this would take minutes and tell nothing
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         base = scratch / "base"
@@ -409,12 +411,13 @@ def main() -> None:
             3 if len(tokenizer("123", add_special_tokens=False).input_ids) == 1 else 1
         )
         checks.run("base in NF4", make_base, base, tokenizer, architecture)
+        # What no card has finished yet comes first: a card's time may be short.
+        checks.run("finetune, stage, merge", finetune_and_stage, scratch, table, spec, old, base)
         use(old)
         checks.run("number formats", dtypes, base, old)
         checks.run("attention", kernels, base, old, n_tokens=512)
         for name, case in cases.items():
             checks.run(name, steps, scratch / "work", table, base=base, **case)
-        checks.run("finetune, stage, merge", finetune_and_stage, scratch, table, spec, old, base)
         if not options.no_plan:
             checks.run("plan", plans, table, base, cases)
     sys.exit(not checks.summary())
