@@ -1,12 +1,17 @@
 """The adapter that ships does what its card says."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import sleepstage as ss
+from sleepstage.finetuning import base_model
 from sleepstage.finetuning.adapter import ADAPTER_FILES, SHIPPED_ADAPTER
+from sleepstage.finetuning.settings import CPU, T4
+from sleepstage.staging import stager
 
 VALIDATION = {2, 6, 10, 17, 19, 23, 27, 35, 50, 64, 70, 73, 76, 80}
 
@@ -47,6 +52,20 @@ def test_shipped_night_is_staged_as_well_as_the_card_says(table, figures, card):
     stated = figures["shipped_night"]["kappa"]
     assert kappa == pytest.approx(stated, abs=0.01)
     assert in_card(stated) in card
+
+
+@pytest.mark.slow  # a CPU takes a minute in float16
+def test_its_answers_on_a_t4_are_the_same(table, monkeypatch):
+    """A T4 computes in float16, which ends at 65,504: with a larger number inside, answers would be NaN."""
+    part = table[400:480]
+    known, exact = part["stage"][::16], ss.Stager.from_pretrained()
+    as_t4 = replace(CPU, dtype=T4.dtype, attention=T4.attention)
+    monkeypatch.setattr(base_model, "detect", lambda: as_t4)
+    monkeypatch.setattr(stager, "detect", lambda: as_t4)
+    rounded = ss.Stager.from_pretrained()
+    assert rounded.model.dtype is T4.dtype
+    one, two = (reader.predict_proba(part, known, with_prior=False) for reader in (exact, rounded))
+    pd.testing.assert_frame_equal(two, one, atol=0.01, rtol=0)
 
 
 @pytest.mark.parametrize("model", ["llm", "baseline", "network"])
