@@ -1,6 +1,7 @@
 """``python -m sleepstage``: prepare the offline model, run the demo, stage, train, plan, evaluate."""
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -15,6 +16,8 @@ from . import __version__
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command, and give its exit status: 0; 2 if the user can correct what failed; 1 if we have to."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that a terminal cannot show must not fail the work
+        sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     logging.getLogger("sleepstage").setLevel(logging.INFO)
     options = _parser().parse_args(arguments)
@@ -182,7 +185,7 @@ def _train(options: argparse.Namespace) -> None:
 
     _, table = partition_subjects(load_table(options.table), options.validation_subjects)
     if table.empty:
-        raise ValueError("every subject is in --validation-subjects, so none is left to train on")
+        raise ValueError("none is left to train on: an empty table, or everyone in --validation-subjects")
 
     from .finetuning.adapter import FIGURES, read_card
     from .finetuning.base_model import local_copy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -129,6 +130,15 @@ def test_training_on_nobody_is_refused_as_such(tmp_path, table, capsys):
     places = ["--table", str(tmp_path / "t.npz"), "--adapter", str(tmp_path / "adapter")]
     assert main(["train", *places, "--validation-subjects", "0"]) == 2
     assert "none is left to train on" in capsys.readouterr().err
+
+
+def test_a_name_that_the_terminal_cannot_show_does_not_fail_the_work(monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setattr("sleepstage.finetuning.base_model.prepare", lambda: "n\udce4cht/µ")
+    assert main(["prepare"]) == 0
+    terminal.flush()
+    assert b"n\\udce4cht/\\xb5" in terminal.buffer.getvalue()
 
 
 def test_prepare_says_where_the_model_is(capsys, smollm2_tokenizer):

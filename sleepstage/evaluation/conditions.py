@@ -26,7 +26,7 @@ def under_gain(table: pd.DataFrame, gain: float) -> pd.DataFrame:
     ValueError
         If the gain is not positive, or a feature is not in the catalogue, so that its unit is unknown.
     """
-    if not gain > 0:
+    if not 0 < gain < np.inf:
         raise ValueError(
             f"the gain is {gain}, expected a positive number: 1 changes nothing, 2 doubles voltages"
         )

@@ -21,8 +21,9 @@ def test_a_gain_does_to_the_table_what_it_does_to_the_signal(night, table, gain)
 
 
 def test_an_amplifier_that_cannot_be_and_a_feature_of_unknown_unit_are_refused(table):
-    with pytest.raises(ValueError, match="gain is 0"):
-        under_gain(table, 0)
+    for gain in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"gain is {gain}, expected a positive number"):
+            under_gain(table, gain)
     with pytest.raises(ValueError, match="no features .'my_own'"):
         under_gain(table.assign(my_own=1.0), 2)
 
