@@ -20,7 +20,7 @@ import pandas as pd
 from ..features import catalogue
 from ..features.catalogue import DEFINITIONS_VERSION, INDEX, META_COLUMNS, NIGHT, feature_columns
 from ..features.spectral import rfft_rest
-from ..files import as_numbers, check_exists, check_number, read_npz, write_npz, write_whole
+from ..files import as_numbers, check_exists, check_number, naming, read_npz, write_npz, write_whole
 from ..recordings.recording import person_in_name
 from ..stages import STAGES, UNSCORED, stage_codes
 
@@ -191,7 +191,7 @@ def load_table(path: str | Path) -> pd.DataFrame:
         If there is no such file.
     ValueError
         If the file is not such an ``.npz``, a key is missing, lengths or stage codes do not fit, an epoch
-        comes twice, or its features were defined otherwise than now.
+        comes twice or not in its place, there is none, or its features were defined otherwise than now.
     """
     path = Path(path)
     check_exists(path, "a feature table")
@@ -221,7 +221,9 @@ def load_table(path: str | Path) -> pd.DataFrame:
     if "quality" in arrays:
         table["quality"] = arrays["quality"].astype(str)
     table = _one_name_a_person(table)
-    check_table(table)
+    with naming(path, "a feature table"):
+        check_table(table)
+        consecutive_runs(table)
     return table.astype({"stage": np.int8})
 
 

@@ -153,6 +153,8 @@ def test_a_missing_key_is_named(tmp_path, key):
         ("stage", np.array([0, 1, 2, 3, 4, 256]), "256 is not a stage code"),
         ("stage", np.array([0, 1, 2, 3, 4, 0.5]), "0.5 is not a stage code"),
         ("stage", np.array([0, 1, 2, 3, 4, np.nan]), "nan is not a stage code"),
+        ("epoch", np.array([0, 1, 2, 3, 5, 4]), "t.npz is not a feature table: epoch 4 .* not in its place"),
+        ("recording", np.array(["A", "B"] * 3), "is not in its place; sort the rows"),
         ("recording", np.array(["A", None] * 3, dtype=object), "not a complete .npz file of plain arrays"),
     ],
 )
