@@ -35,7 +35,7 @@ _LONGEST_PAUSE_S = 86_400  # what is longer is a wrong date
 
 _MAX_TAGS = 1_000_000  # of a FIF file: one for each buffer of samples, and some hundred others
 _ROLE, _PART_NUMBER, _PART_NAME, _IS_NEXT = 115, 117, 118, 2  # of a FIF file that is one of several
-_MOST_UNPACKED = 50  # times a compressed FIF file's size: samples are packed to a half, zeros to a thousandth
+_MOST_UNPACKED = 20  # times a compressed FIF file's size: samples are packed to a half, zeros to a thousandth
 
 # What to do where MNE fails: files of MATLAB 7.3 are of a kind that it does not read, for one.
 _WHOLE = "a recording that can be read (if it is damaged, fetch it again; or export it as EDF)"
@@ -247,10 +247,11 @@ def _marker_files(header: Path) -> list[Path]:
 
 def _check_tags(path: Path, parts: tuple[Path, ...] = ()) -> None:
     """Refuse a FIF file whose chain of tags, or of parts, goes back: MNE would follow it for ever."""
-    at, last, is_next, parts = 0, np.inf, False, (*parts, path.resolve())
-    if path.suffix.lower() == ".gz":
-        last = _MOST_UNPACKED * path.stat().st_size
+    at, is_next, parts = 0, False, (*parts, path.resolve())
     with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rb") as file, naming(path, _WHOLE):
+        file.seek(_MOST_UNPACKED * path.stat().st_size)
+        if file.read(1):
+            raise ValueError(f"it would unpack to more than {_MOST_UNPACKED} times its size")
         for _ in range(_MAX_TAGS):
             file.seek(at)
             head = file.read(16)
@@ -268,7 +269,7 @@ def _check_tags(path: Path, parts: tuple[Path, ...] = ()) -> None:
                 raise ValueError("it gives the number of its next part, expected the name of a file")
             if following < 0:
                 return
-            if size < 0 or 0 < following <= at or at > last:
+            if size < 0 or 0 < following <= at:
                 raise ValueError(f"what follows on byte {at} is {size} bytes long, and then byte {following}")
             at = following or at + 16 + size
         raise ValueError(f"it has more than {_MAX_TAGS} tags")

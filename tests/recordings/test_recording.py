@@ -3,7 +3,6 @@
 import gzip
 import os
 import re
-import struct
 import sys
 import warnings
 from dataclasses import replace
@@ -218,9 +217,8 @@ def test_what_mne_compresses_is_read_too(tmp_path):
 def test_a_compressed_file_of_zeros_is_refused_before_all_of_it_is_unpacked(tmp_path):
     """6 MB of it held 6 GB, and took 16 s."""
     whole = write_fif(tmp_path / "night_raw.fif", steps(2), 100).read_bytes()
-    zeros = struct.pack(">4i", 300, 4, 2**26, 0) + bytes(2**26)
-    (tmp_path / "zeros.fif.gz").write_bytes(gzip.compress(whole[:-16] + 3 * zeros))
-    with pytest.raises(ValueError, match="zeros.fif.gz is not a recording that can be read.* on byte"):
+    (tmp_path / "zeros.fif.gz").write_bytes(gzip.compress(whole + bytes(2**25)))
+    with pytest.raises(ValueError, match="zeros.fif.gz .* would unpack to more than 20 times its size"):
         read_recording(tmp_path / "zeros.fif.gz")
 
 
