@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command, and give its exit status: 0; 2 if the user can correct what failed; 1 if we have to."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name that a terminal cannot show must not fail the work
         sys.stdout.reconfigure(errors="backslashreplace")
+    warnings.formatwarning = lambda message, *_, **__: f"{message}\n"  # without a line of our source
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     logging.getLogger("sleepstage").setLevel(logging.INFO)
     options = _parser().parse_args(arguments)

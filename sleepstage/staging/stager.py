@@ -230,13 +230,15 @@ def _given(table: pd.DataFrame, known: pd.Series | None) -> np.ndarray:
     """Check hints, and give the stage of each epoch of the table (n_epochs,), −1 where there is none."""
     if known is None:
         return np.full(len(table), UNSCORED, dtype=np.int8)
+    expected = "a Series of stage codes with the table's index or a part of it, −1 where the model is asked"
+    if not isinstance(known, pd.Series):
+        raise ValueError(f"known is a {type(known).__name__}, expected {expected}")
     strangers = known.index.difference(table.index)
     if len(strangers):
-        raise ValueError(
-            f"known gives a stage to {strangers[0]}, an epoch that the table does not have; expected a "
-            "Series of stage codes with the table's index or a part of it, −1 where the model is asked"
-        )
-    return stage_codes(known.reindex(table.index, fill_value=UNSCORED))
+        said = f"known gives a stage to {strangers[0]}, an epoch that the table does not have"
+        raise ValueError(f"{said}; expected {expected}")
+    codes = pd.Series(stage_codes(known), known.index)
+    return codes.reindex(table.index, fill_value=UNSCORED).to_numpy()
 
 
 def _around_sleep(proba: pd.DataFrame) -> np.ndarray:

@@ -349,5 +349,9 @@ def test_hints_that_are_none_are_refused(listener, stager, table, known):
         listener.predict_proba(table.iloc[:300], known)
     with pytest.raises(ValueError, match="7 is not a stage code"):
         listener.predict_proba(table, known.replace(4, 7))
+    with pytest.raises(ValueError, match="known is a dict, expected a Series of stage codes"):
+        listener.predict_proba(table, known.to_dict())
+    with pytest.raises(ValueError, match="'REM' is not a stage code.*Names become codes"):
+        listener.predict_proba(table, pd.Series("REM", table.index[:3]))
     with pytest.raises(ValueError, match="from left to right"):
         stager.predict_proba(table, known)
