@@ -19,11 +19,13 @@ demo: setup
 	FAST=$(FAST) $(RUN) -m sleepstage demo
 
 # Two processes of one thread each: half the time on two cores.
+test test-slow: export OMP_NUM_THREADS = 1
+
 test: setup lint
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 -m "not slow and not release"
+	$(RUN) -m pytest -n 2 -m "not slow and not release"
 
 test-slow: setup
-	$(RUN) -m pytest -m "slow and not release"
+	$(RUN) -m pytest -n 2 --dist loadfile -m "slow and not release"
 
 # Before a release, and after `make notebooks`: what stands in the notebooks and in the README is true.
 release-check: setup
@@ -33,7 +35,7 @@ release-check: setup
 notebooks: setup
 	$(RUN) notebooks/refresh.py
 
-# How long things take, into benchmarks/RESULTS.md: about twenty minutes on two cores that do nothing else.
+# How long things take, into benchmarks/RESULTS.md: about half an hour on two cores that do nothing else.
 bench: setup
 	$(RUN) benchmarks/run_all.py
 

@@ -1,6 +1,6 @@
 """Run the benchmarks that need no other data, one after the other, and write RESULTS.md: `make bench`.
 
-    python benchmarks/run_all.py                      # all, in about twenty minutes on two cores
+    python benchmarks/run_all.py                      # all, in about half an hour on two cores
     python benchmarks/run_all.py --only features.py   # to try one; RESULTS.md then has this one only
 
 The machine must be idle. Every benchmark prints its rows as JSON, one a line (`row`), and runs by itself too.
