@@ -10,8 +10,9 @@ The rows in words ask the untuned model about fifty epochs a night, drawn at ran
 epoch of each stage of the same night first, "chat" puts question and answers through its chat template. A
 row of the untuned model is scored with its preference for a word taken out (``finished``) and as read. All
 other models get temperature and transitions, as in `sleepstage evaluate`. ``shipped``, ``trees`` and
-``network_digits`` are the answers that ship (`ss.load_validation`). ``random`` and ``tuned`` learn from the
-same texts for the same ``--minutes``. With hints, the whole night is scored as it is delivered, the hints
+``network_digits`` are the answers that ship (`ss.load_validation`). ``tuned`` is an adapter trained
+for ``--minutes``; ``random`` has the architecture's random weights, all of them trained with the adapter's
+settings and steps, which needs a GPU. With hints, the whole night is scored as it is delivered, the hints
 written over it; ``kappa_others`` is of the other epochs.
 """
 
@@ -43,6 +44,7 @@ from sleepstage.evaluation.metrics import score
 from sleepstage.evaluation.readers import Reader, evaluate_cohort
 from sleepstage.features.catalogue import BANDS_HZ, FILTERED_BANDS, NIGHT, feature_columns
 from sleepstage.files import read_json, write_json
+from sleepstage.finetuning.adapter import SHIPPED_ADAPTER, read_card
 from sleepstage.finetuning.base_model import (
     cache_folder,
     load_base,
@@ -51,12 +53,12 @@ from sleepstage.finetuning.base_model import (
     set_attention,
 )
 from sleepstage.finetuning.calibration import HypnogramPrior
-from sleepstage.finetuning.settings import MANY_PEOPLE, OFFLINE_MODEL, detect
+from sleepstage.finetuning.settings import OFFLINE_MODEL, TrainingConfig, detect
+from sleepstage.finetuning.teacher import Teacher
 from sleepstage.finetuning.trainer import build_trainer, finetune
 from sleepstage.stages import STAGES
 from sleepstage.staging.stager import Stager
 
-LEARNING_RATE = {"random": 3e-4, "tuned": 8e-4}  # all weights from scratch want a smaller one
 ASKED = 50  # epochs a night that are asked about in words
 QUESTION = "Is this sleeper in the stage Wake, Light (N1), Medium (N2), Deep (N3) or REM? Answer in one word."
 LABELS = (" Wake", " Light", " Medium", " Deep", " REM")
@@ -172,32 +174,43 @@ def untuned_20_hints(ladder: Ladder) -> dict[str, Any]:
     return with_hints(hints_of(ladder, reader, without_preference, as_read, [20])[0])
 
 
-def trained(ladder: Ladder, row: str) -> Stager:
-    """Train all weights from random ones, or an adapter, for the minutes that were asked for."""
-    options, spec = ladder.options, ladder.shipped.spec
+def tuned(ladder: Ladder) -> dict[str, Any]:
+    """What a student reaches: an adapter trained as in the workshop, for the minutes that were asked for."""
     config = detect().training_config(
-        **MANY_PEOPLE,
         base=OFFLINE_MODEL,
         nf4=False,
-        learning_rate=LEARNING_RATE[row],
-        n_steps=options.steps,
-        max_minutes=options.minutes,
+        windows_per_batch=2,
+        batches_per_step=1,
+        learning_rate=1.5e-3,
         margin_epochs=60,
-        partial_share=0.25,
-        checkpoint_steps=options.steps,
+        n_steps=2000,  # never reached, but so many texts are cut
+        max_minutes=ladder.options.minutes,
+        checkpoint_steps=1000,
     )
     with tempfile.TemporaryDirectory() as work:
-        if row == "tuned":
-            finetune(ladder.train, spec, config, Path(work) / "adapter")
-            return Stager.from_pretrained(Path(work) / "adapter")
-        torch.manual_seed(config.seed)
-        model = LlamaForCausalLM(AutoConfig.from_pretrained(cache_folder() / OFFLINE_MODEL)).float()
-        trainer = build_trainer(ladder.train, spec, config, work, whole_model=model)
-        with quiet_libraries():
-            trainer.train()
-    print(f"random: {trainer.state.global_step} steps", flush=True)
+        curve = finetune(ladder.train, ladder.shipped.spec, config, Path(work) / "adapter")
+        print(f"tuned: {curve['step'].iloc[-1]} steps", flush=True)
+        return of_reader(ladder, Reader.of_stager(Stager.from_pretrained(Path(work) / "adapter")))
+
+
+def random_weights(ladder: Ladder) -> dict[str, Any]:
+    """The same architecture, its random weights all trained, with as many steps and the teacher's answers."""
+    card, spec = read_card(SHIPPED_ADAPTER), ladder.shipped.spec
+    as_shipped = {**card["settings"], "n_steps": card["steps"], "max_minutes": None}
+    config = TrainingConfig(**{**as_shipped, "learning_rate": 4e-4, "warmup_steps": 100})
+    learning = {"margin_epochs": config.margin_epochs, "hinted_share": config.hinted_share}
+    teacher = Teacher.fit(ladder.train, spec, **learning)
+    torch.manual_seed(config.seed)
+    model = LlamaForCausalLM(AutoConfig.from_pretrained(cache_folder() / OFFLINE_MODEL)).float()
+    with tempfile.TemporaryDirectory() as work, quiet_libraries():
+        trainer = build_trainer(ladder.train, spec, config, work, whole_model=model, teacher=teacher)
+        trainer.train()
     prior = HypnogramPrior.from_table(ladder.train)
-    return Stager(model, load_tokenizer(OFFLINE_MODEL), spec, ladder.shipped.trained_on, prior)
+    stager = Stager(model, load_tokenizer(OFFLINE_MODEL), spec, ladder.shipped.trained_on, prior)
+    reader = Reader.of_stager(stager)
+    as_read = reader.read(ladder.test)
+    calibrate = reader.calibration(ladder.test["stage"], as_read)
+    return {**of_reader(ladder, reader), "hints": hints_of(ladder, reader, calibrate, as_read, [20])[0]}
 
 
 def digits_table(table: pd.DataFrame, spec: PromptSpec) -> pd.DataFrame:
@@ -310,8 +323,8 @@ ROWS: dict[str, Callable[[Ladder], dict[str, Any]]] = {
     "words_shots_chat": lambda ladder: in_words(ladder, shots=True, chat=True),
     "untuned": untuned,
     "untuned_20_hints": untuned_20_hints,
-    "random": lambda ladder: of_reader(ladder, Reader.of_stager(trained(ladder, "random"))),
-    "tuned": lambda ladder: of_reader(ladder, Reader.of_stager(trained(ladder, "tuned"))),
+    "random": random_weights,
+    "tuned": tuned,
     "shipped": lambda ladder: that_ships(ladder, "llm"),
     "shipped_20_hints": lambda ladder: with_hints(ladder.hinted[20]),
     "shipped_40_hints": lambda ladder: with_hints(ladder.hinted[40]),
@@ -355,8 +368,7 @@ def main() -> None:
     parser.add_argument("--table", type=Path, required=True, help="a feature table of the adapter's people")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS, help="default: all")
     parser.add_argument("--nights", type=int, default=14, help="how many people to score, from the first")
-    parser.add_argument("--minutes", type=float, default=30, help="of training (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=2000, help="step limit (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=30, help="of `tuned` (default: %(default)s)")
     parser.add_argument("--json", type=Path, required=True, help="the file to write, or to add rows to")
     options = parser.parse_args()
 
