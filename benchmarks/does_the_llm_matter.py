@@ -9,11 +9,11 @@ row is written when it is done, and rows that the file has are not computed agai
 The rows in words ask the untuned model about fifty epochs a night, drawn at random; "shots" show it one
 epoch of each stage of the same night first, "chat" puts question and answers through its chat template. A
 row of the untuned model is scored with its preference for a word taken out (``finished``) and as read. All
-other models get temperature and transitions, as in `sleepstage evaluate`. ``shipped``, ``trees`` and
+trained models get temperature and transitions, as in `sleepstage evaluate`. ``shipped``, ``trees`` and
 ``network_digits`` are the answers that ship (`ss.load_validation`). ``tuned`` is an adapter trained
 for ``--minutes``; ``random`` has the architecture's random weights, all of them trained with the adapter's
-settings and steps, which needs a GPU. With hints, the whole night is scored as it is delivered, the hints
-written over it; ``kappa_others`` is of the other epochs.
+settings, steps and kind of teacher, which needs a GPU. In rows that are named after hints, the whole night
+is scored as it is delivered, the hints written over it; ``kappa_others`` is of the other epochs.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def untuned_20_hints(ladder: Ladder) -> dict[str, Any]:
 
 
 def tuned(ladder: Ladder) -> dict[str, Any]:
-    """What a student reaches: an adapter trained as in the workshop, for the minutes that were asked for."""
+    """An adapter with the text of the one that ships (both ways, windows of 80), after ``--minutes``."""
     config = detect().training_config(
         base=OFFLINE_MODEL,
         nf4=False,
@@ -194,7 +194,7 @@ def tuned(ladder: Ladder) -> dict[str, Any]:
 
 
 def random_weights(ladder: Ladder) -> dict[str, Any]:
-    """The same architecture, its random weights all trained, with as many steps and the teacher's answers."""
+    """The architecture with random weights, all trained as the adapter was, but at a rate of 4e-4."""
     card, spec = read_card(SHIPPED_ADAPTER), ladder.shipped.spec
     as_shipped = {**card["settings"], "n_steps": card["steps"], "max_minutes": None}
     config = TrainingConfig(**{**as_shipped, "learning_rate": 4e-4, "warmup_steps": 100})

@@ -167,7 +167,7 @@ class PromptSpec:
     def default_stride(self) -> int:
         """Epochs from one window to the next when staging: four fifths of what a window answers for.
 
-        Small networks that read windows of 80 were no better with two thirds or a half (`docs/RESULTS.md`).
+        Small networks that read windows of 80 were no better with two thirds (`docs/RESULTS.md`).
         """
         return max(1, 4 * (self.window - self.look_ahead) // 5)
 

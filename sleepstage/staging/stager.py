@@ -136,8 +136,8 @@ class Stager:
             The stages that are given, −1 where the model is asked, with the table's index. A part of the
             index is enough. A given epoch has its stage with probability 1.
         stride : int, optional
-            Epochs from one window to the next. By default four fifths of the epochs that a window answers for,
-            so that windows overlap by a fifth. The answers to one epoch are averaged.
+            Epochs from one window to the next. By default four fifths of the epochs that a window answers
+            for, so that windows overlap by a fifth. The answers to one epoch are averaged.
         windows_per_batch : int, optional
             Windows that the model reads at once. By default 4 on a CPU, and 64 on a GPU.
         with_prior : bool
