@@ -186,8 +186,8 @@ def listed(value: Any, name: str) -> tuple[Any, ...]:
 
 
 def check_subjects(subjects: Iterable[Any], name: str) -> None:
-    """Refuse subjects of a file that are no names and numbers."""
-    if strange := [one for one in subjects if not isinstance(one, str | int | float)]:
+    """Refuse subjects that are no names and numbers."""
+    if strange := [one for one in subjects if not isinstance(one, str | Real)]:
         raise ValueError(f"{name} hold {strange[0]!r}, expected names and numbers")
 
 

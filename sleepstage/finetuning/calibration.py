@@ -13,8 +13,6 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
-from sklearn.metrics import log_loss
-from sklearn.model_selection import GroupKFold
 
 from ..dataset.table import consecutive_runs
 from ..files import check_number, check_subjects, listed, naming, read_json, write_json
@@ -128,6 +126,7 @@ class HypnogramPrior:
         if not compared.any():
             said = f"none of the {len(stages)} epochs is scored and has an answer"
             raise ValueError(f"{said}, so no temperature can be fitted; add nights that can be measured")
+        from sklearn.metrics import log_loss  # here, since staging a night does not wait for scikit-learn
 
         def loss(parameters: np.ndarray) -> float:
             smoothed = self._with(parameters).apply(proba).to_numpy()
@@ -174,6 +173,8 @@ def cross_fitted(prior: HypnogramPrior, stages: pd.Series, proba: pd.DataFrame) 
     n_subjects = subjects.nunique()
     if n_subjects < 2:
         raise ValueError("cross-fitting needs at least two subjects: one to fit on and one to apply it to")
+    from sklearn.model_selection import GroupKFold  # here: see HypnogramPrior.fitted
+
     priors: dict[Any, HypnogramPrior] = {}
     for others, these in GroupKFold(min(7, n_subjects)).split(proba, groups=subjects):
         priors |= dict.fromkeys(subjects[these], prior.fitted(stages.iloc[others], proba.iloc[others]))

@@ -214,7 +214,7 @@ def training_arguments(config: TrainingConfig, work: str | Path) -> SFTConfig:
         max_length=None,  # trl's default would cut texts at 1,024 tokens without a word
         dataset_kwargs={"skip_prepare_dataset": True},  # the texts are tokens already
         remove_unused_columns=False,  # the teacher's column is not an argument of the model
-        logging_steps=max(1, config.n_steps // 50),
+        logging_steps=min(max(1, config.n_steps // 50), 5),  # the clock may end it long before the last step
         save_steps=config.checkpoint_steps,  # without a limit: MarkComplete deletes by number, not by date
         logging_nan_inf_filter=False,  # it would show a loss of NaN as 0
         report_to="none",  # wandb is preinstalled on Colab

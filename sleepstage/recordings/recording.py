@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ..files import DATA_DIR, check_exists, check_number, naming
+from ..files import DATA_DIR, check_exists, check_number, check_subjects, naming
 from ..stages import STAGE_CODES, UNSCORED, stage_codes
 from .channel import Channel, read_channel, warn
 from .hypnogram import EPOCH_S, align_stages
@@ -64,8 +64,8 @@ class Recording:
     Raises
     ------
     ValueError
-        If shapes, sampling rate and stages do not fit together, the rate is below 64 Hz, or the amplitude
-        shows that the signal is not in microvolts.
+        If shapes, sampling rate and stages do not fit together, the rate is below 64 Hz, the amplitude shows
+        that the signal is not in microvolts, or subject and recording are no names and numbers.
 
     Warns
     -----
@@ -86,6 +86,7 @@ class Recording:
 
     def __post_init__(self) -> None:
         source = f"recording {self.recording!r}"
+        check_subjects([self.subject, self.recording], f"subject and recording of {source}")
         eeg_uv, notes = _checked_signal(self.eeg_uv, self.sfreq_hz, source), list(self.notes)
         quality, recorded = epoch_quality(eeg_uv), self.quality_as_recorded
         if not np.isclose(self.sfreq_hz, SFREQ_HZ, rtol=1e-9):

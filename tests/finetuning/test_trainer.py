@@ -29,7 +29,7 @@ from sleepstage.files import write_json
 from sleepstage.finetuning.callbacks import Clock
 from sleepstage.finetuning.checkpoints import _digests, held, newest_complete
 from sleepstage.finetuning.settings import CPU, T4
-from sleepstage.finetuning.trainer import build_trainer, training_record
+from sleepstage.finetuning.trainer import build_trainer, training_arguments, training_record
 from sleepstage.finetuning.training_texts import IGNORED, blurred
 
 DIGITS = (ss.Digit("std_uv"), ss.Digit("mobility"))
@@ -627,6 +627,11 @@ def test_curve_grows_in_one_place_of_a_notebook(table, spec, config, tmp_path, m
     ss.finetune(table, spec, replace(config, n_steps=3), tmp_path / "adapter", watch=ss.LiveCurve())
     assert Place.drawn == [[1], [1, 2], [1, 2, 3], [1, 2, 3], [1, 2, 3]]  # trl logs once more at the end
     assert not plt.get_fignums()  # or the notebook would show the last one twice
+
+
+def test_curve_has_points_although_the_clock_ends_a_training_early(config, tmp_path):
+    long = replace(config, n_steps=2000)  # of which a slow machine takes a hundred
+    assert training_arguments(long, tmp_path).logging_steps <= 5
 
 
 def test_clock_stops_training_in_time_and_the_last_step_is_in_the_curve(table, spec, config, tmp_path):

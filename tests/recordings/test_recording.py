@@ -1034,6 +1034,12 @@ def test_a_start_that_cannot_be_is_refused_whatever_way_a_night_came_in(start):
         Recording(steps(2).reshape(2, -1), 100, None, 1, "n", "C3", start=start)
 
 
+@pytest.mark.parametrize("who", [{"subject": [1]}, {"recording": {"night": 1}}])
+def test_a_person_or_night_that_is_no_name_is_refused(psg, who):
+    with pytest.raises(ValueError, match="subject and recording .* expected names and numbers"):
+        read_recording(psg, **who)
+
+
 @pytest.mark.parametrize("rate", ["100", None, np.inf, np.nan])
 def test_a_rate_that_is_no_number_is_refused(rate):
     with pytest.raises(ValueError, match="the sampling rate of recording 'n' is .*expected a number"):
