@@ -8,7 +8,7 @@ RUN := $(VENV)/bin/python
 
 setup: $(VENV)/ready
 
-# Constraints pin what CI ran. Without a GPU, install PyTorch's CPU build first to save gigabytes (README).
+# Constraints pin what CI ran. On Linux without a GPU, PyTorch's CPU build saves gigabytes (README).
 $(VENV)/ready: pyproject.toml requirements.txt requirements-test.txt constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[test]"

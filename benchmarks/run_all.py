@@ -9,6 +9,7 @@ The machine must be idle. Every benchmark prints its rows as JSON, one a line (`
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import os
 import platform
@@ -50,8 +51,9 @@ def run(name: str) -> tuple[list[dict[str, Any]], float]:
 
 
 def section(name: str, rows: list[dict[str, Any]], seconds: float) -> list[str]:
-    """Write one benchmark's rows as a table."""
-    lines = [f"## `python benchmarks/{name}`", "", f"It took {seconds:.0f} s.", ""]
+    """Write what a benchmark says of itself, and its rows as a table."""
+    about = ast.get_docstring(ast.parse((HERE / name).read_text(encoding="utf-8"))) or ""
+    lines = [f"## {name}", "", about, "", f"It took {seconds:.0f} s.", ""]
     lines += ["| what | value | beside a peer |", "| --- | --: | --- |"]
     for found in rows:
         beside = f"{found['times']:.3g} × the time of {found['peer']}" if found["times"] is not None else ""

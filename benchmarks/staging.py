@@ -197,8 +197,9 @@ def main() -> None:
         command = [sys.executable, __file__, "--growth", str(n_nights)]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         found = json.loads(done.stdout)
-        row(f"{n_nights} short nights, a night", found["seconds"] / n_nights, "s")
-        row(f"{n_nights} short nights, peak memory of the process", found["peak"], "MB")
+        short = f"{n_nights} short night{'s' * (n_nights > 1)}"
+        row(f"{short}, seconds for each", found["seconds"] / n_nights, "s")
+        row(f"{short}, peak memory of the process", found["peak"], "MB")
 
 
 if __name__ == "__main__":

@@ -93,13 +93,13 @@ def _parser() -> argparse.ArgumentParser:
     option("--causal", action="store_true", help="read from left to right only, as llama.cpp does")
     option("--base", help="base model: a folder or a hub name (default: what the machine can tune)")
     option("--minutes", dest="max_minutes", type=float, default=60, help="time limit (default: %(default)s)")
-    option("--steps", dest="n_steps", type=int, default=2000, help="step limit (default: %(default)s)")
-    option("--learning-rate", type=float, default=1e-3, help="at its highest (default: %(default)s)")
+    option("--steps", dest="n_steps", type=int, help="step limit (default: by machine)")
+    option("--learning-rate", type=float, help="at its highest (default: by the base model's width)")
     option("--margin", dest="margin_epochs", type=int, default=60, help="cut at random off a night's ends")
-    about = "share of nights shown in part (default: %(default)s)"
-    option("--partial", dest="partial_share", type=float, default=0.2, help=about)
+    about = "share of nights shown in part (default: as for the adapter that ships)"
+    option("--partial", dest="partial_share", type=float, help=about)
     option("--seed", type=int, default=0, help="of first weights and order (default: %(default)s)")
-    option("--blur", type=float, default=0.0, help="share of digits moved by a level (default: %(default)s)")
+    option("--blur", type=float, help="share of digits moved by a level (default: so too)")
     option("--windows", dest="windows_per_batch", type=int, help="windows in a batch (default: by machine)")
     option("--batches", dest="batches_per_step", type=int, help="batches in a step (default: by machine)")
     about = (
@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     option("--copy-to", type=_new_folder, help="a folder, on a drive say, for copies of checkpoints")
 
     option = command(_plan, "compute the memory and work that fine-tuning will need")
-    option("--preset", choices=("cpu", "t4", "ampere"), help="kind of machine (default: this one)")
+    option("--preset", choices=("cpu", "cpu-bfloat16", "t4", "ampere"), help="kind of machine (default: this one)")
     option("--table", type=Path, help="a feature table (.npz) (default: sixteen nights)")
     option("--json", type=_new_file, help="write the plan to this file as well")
 
@@ -223,7 +223,7 @@ def _train(options: argparse.Namespace) -> None:
     named = {name: value for name, value in vars(options).items() if hasattr(TrainingConfig, name)}
     settings = {name: value for name, value in named.items() if value is not None}
     settings |= {"base": options.base or base, "start_from": options.start_from and str(options.start_from)}
-    config = preset.training_config(**settings, **MANY_PEOPLE)
+    config = preset.training_config(**{**MANY_PEOPLE, **preset.recipe, **settings})
     taught = options.taught
     if taught is None:
         taught = table.index.unique("subject").size >= N_FOLDS

@@ -16,6 +16,7 @@ import pytest
 import sleepstage as ss
 from sleepstage.__main__ import main
 from sleepstage.course.demo import run_demo
+from sleepstage.finetuning.adapter import SHIPPED_ADAPTER, read_card
 
 
 def test_a_mistake_is_one_line_not_a_traceback(tmp_path, capsys):
@@ -123,6 +124,21 @@ def test_every_option_of_train_about_a_setting_reaches_the_trainer(tmp_path, tab
     settings = {"base": "b", "max_minutes": 3, "n_steps": 7, "learning_rate": 0.1, "margin_epochs": 5}
     settings |= {"partial_share": 0.5, "seed": 9, "blur": 0.2, "nf4": False, "start_from": None}
     assert configs[0] == replace(configs[0], **settings)
+
+
+@pytest.mark.parametrize(("preset", "n_steps"), [("cpu", 2000), ("t4", 1100)])
+def test_train_leaves_to_the_machine_and_to_the_model_what_is_not_asked(
+    preset, n_steps, tmp_path, table, monkeypatch
+):
+    configs = []
+    monkeypatch.setattr("sleepstage.finetuning.trainer.finetune", lambda *given: configs.append(given[2]))
+    monkeypatch.setenv("SLEEPSTAGE_PRESET", preset)
+    path = ss.save_table(table, tmp_path / "night.npz")
+    assert main(["train", "--table", str(path), "--adapter", str(tmp_path / "adapter")]) == 0
+    shipped = read_card(SHIPPED_ADAPTER)["settings"]
+    assert configs[0].learning_rate is None and configs[0].n_steps == n_steps
+    for name in ("warmup_steps", "class_weights", "margin_epochs", "blur", "partial_share", "hinted_share"):
+        assert np.array_equal(getattr(configs[0], name), shipped[name])
 
 
 def test_training_on_nobody_is_refused_as_such(tmp_path, table, capsys):
