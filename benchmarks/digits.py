@@ -50,7 +50,7 @@ FEATURES = {
     kind + letter: name.format(band) for kind, name in KINDS.items() for letter, band in BANDS.items()
 }
 FEATURES |= {"std": "std_uv", "var": "var_uv2", "range": "ptp_uv", "rest": "rfft_rest_uv2"}
-LEARNING = {"margin_epochs": 60, "partial_share": 0.2, "hinted_share": 0.5}  # as for the teachers of `sleepstage train`
+LEARNING = {"margin_epochs": 60, "partial_share": 0.2, "hinted_share": 0.5}  # as the teachers of `train`
 
 
 def digits(notation: str) -> list[Digit]:

@@ -111,7 +111,8 @@ def _parser() -> argparse.ArgumentParser:
     option("--copy-to", type=_new_folder, help="a folder, on a drive say, for copies of checkpoints")
 
     option = command(_plan, "compute the memory and work that fine-tuning will need")
-    option("--preset", choices=("cpu", "cpu-bfloat16", "t4", "ampere"), help="kind of machine (default: this one)")
+    presets = ("cpu", "cpu-bfloat16", "t4", "ampere")
+    option("--preset", choices=presets, help="kind of machine (default: this one)")
     option("--table", type=Path, help="a feature table (.npz) (default: sixteen nights)")
     option("--json", type=_new_file, help="write the plan to this file as well")
 
