@@ -96,10 +96,10 @@ def _parser() -> argparse.ArgumentParser:
     option("--steps", dest="n_steps", type=int, help="step limit (default: by machine)")
     option("--learning-rate", type=float, help="at its highest (default: by the base model's width)")
     option("--margin", dest="margin_epochs", type=int, default=60, help="cut at random off a night's ends")
-    about = "share of nights shown in part (default: as for the adapter that ships)"
+    about = "share of nights shown in part (default: 0.35)"
     option("--partial", dest="partial_share", type=float, help=about)
     option("--seed", type=int, default=0, help="of first weights and order (default: %(default)s)")
-    option("--blur", type=float, help="share of digits moved by a level (default: so too)")
+    option("--blur", type=float, help="share of digits moved by a level (default: 0.2)")
     option("--windows", dest="windows_per_batch", type=int, help="windows in a batch (default: by machine)")
     option("--batches", dest="batches_per_step", type=int, help="batches in a step (default: by machine)")
     about = (

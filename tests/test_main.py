@@ -119,10 +119,10 @@ def test_every_option_of_train_about_a_setting_reaches_the_trainer(tmp_path, tab
     monkeypatch.setattr("sleepstage.finetuning.trainer.finetune", lambda *given: configs.append(given[2]))
     path = ss.save_table(table, tmp_path / "night.npz")
     command = ["train", "--table", str(path), "--adapter", str(tmp_path / "adapter"), "--float32"]
-    options = "--base b --minutes 3 --steps 7 --learning-rate .1 --margin 5 --partial 0.5 --seed 9 --blur 0.2"
+    options = "--base b --minutes 3 --steps 7 --learning-rate .1 --margin 5 --partial 0.5 --seed 9 --blur 0.3"
     assert main([*command, *options.split()]) == 0
     settings = {"base": "b", "max_minutes": 3, "n_steps": 7, "learning_rate": 0.1, "margin_epochs": 5}
-    settings |= {"partial_share": 0.5, "seed": 9, "blur": 0.2, "nf4": False, "start_from": None}
+    settings |= {"partial_share": 0.5, "seed": 9, "blur": 0.3, "nf4": False, "start_from": None}
     assert configs[0] == replace(configs[0], **settings)
 
 

@@ -70,7 +70,7 @@ def plot_training_curve(log: pd.DataFrame, ax: Axes | None = None) -> Axes:
     log = log.sort_values("step")
     measured, held_out = (log.reindex(columns=["step", loss]).dropna() for loss in ("loss", "eval_loss"))
     smooth = measured["loss"].rolling(max(1, len(measured) // 10), center=True, min_periods=1).mean()
-    ax.plot("step", "loss", data=measured, color=STAGE_COLORS["N1"], lw=1, alpha=0.7, label="each step")
+    ax.plot("step", "loss", data=measured, color=STAGE_COLORS["N1"], lw=1, alpha=0.7, label="as logged")
     ax.plot(measured["step"], smooth, color=STAGE_COLORS["N2"], lw=2.5, label="smoothed")
     if len(held_out):
         ax.plot("step", "eval_loss", "o-", data=held_out, color=STAGE_COLORS["REM"], label="held out")
