@@ -17,7 +17,7 @@ from . import __version__
 
 
 def program() -> int:
-    """Be the program: run :func:`main` in a process of its own.
+    """Run :func:`main` as a program, in a process of its own.
 
     The libraries make a million objects that stay until the end. Python would search them all for garbage,
     again and again while it imports them and once more when it ends: three seconds in all.
