@@ -7,6 +7,7 @@ line of the text ends.
 From top to bottom: the loss, the trainer, its settings, what puts them together, and :func:`finetune`.
 """
 
+import atexit
 import json
 import logging
 import time
@@ -218,6 +219,7 @@ def training_arguments(config: TrainingConfig, work: str | Path) -> SFTConfig:
         save_steps=config.checkpoint_steps,  # without a limit: MarkComplete deletes by number, not by date
         logging_nan_inf_filter=False,  # it would show a loss of NaN as 0
         report_to="none",  # wandb is preinstalled on Colab
+        ddp_find_unused_parameters=False,  # every low-rank matrix is used: nothing to search for at each step
         disable_tqdm=True,  # ours shows the loss beside the time that is left
         seed=config.seed,
     )
@@ -351,6 +353,7 @@ def finetune(
     work = adapter.with_name(f"{adapter.name}-checkpoints")
     copies = None if copy_to is None else Path(copy_to)
     writes = launch().is_main_process  # of several processes, one
+    atexit.register(launch().destroy_process_group)  # its threads may crash a Python that ends around them
     needed = [*filter(None, [config.base, config.start_from])]
     if writes:
         check_replaceable(adapter, ADAPTER, needed)

@@ -666,11 +666,10 @@ def test_two_processes_learn_what_one_learns_with_twice_the_batches(table, tiny_
     alone, together = tmp_path / "alone", tmp_path / "together"
     assert main([*arguments, "--adapter", str(alone)]) == 0
     launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "sleepstage"]
-    subprocess.run(
-        [sys.executable, "-m", *launcher, *arguments, "--adapter", str(together)],
-        check=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    command = [sys.executable, "-m", *launcher, *arguments, "--adapter", str(together)]
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=one_thread)
+    assert done.returncode == 0, done.stderr[-3000:]  # at its end stands which process failed, and how
     one, two = (load_file(folder / "adapter_model.safetensors") for folder in (alone, together))
     assert one.keys() == two.keys()
     for name, weight in one.items():
