@@ -229,6 +229,7 @@ def _train(options: argparse.Namespace) -> None:
     if taught is None:
         taught = table.index.unique("subject").size >= N_FOLDS
     finetune(table, spec, config, options.adapter, options.resume, taught, options.copy_to)
+    launch().destroy_process_group()  # of torchrun's processes, while all are at this point
     print(f"The adapter is in {options.adapter}")
     if options.validation_subjects and launch().is_main_process:
         figures = options.adapter / FIGURES

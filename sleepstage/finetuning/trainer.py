@@ -7,7 +7,6 @@ line of the text ends.
 From top to bottom: the loss, the trainer, its settings, what puts them together, and :func:`finetune`.
 """
 
-import atexit
 import json
 import logging
 import time
@@ -353,7 +352,6 @@ def finetune(
     work = adapter.with_name(f"{adapter.name}-checkpoints")
     copies = None if copy_to is None else Path(copy_to)
     writes = launch().is_main_process  # of several processes, one
-    atexit.register(launch().destroy_process_group)  # its threads may crash a Python that ends around them
     needed = [*filter(None, [config.base, config.start_from])]
     if writes:
         check_replaceable(adapter, ADAPTER, needed)

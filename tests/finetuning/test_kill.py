@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 import sleepstage as ss
 from sleepstage.dataset.splits import partition_subjects
-from sleepstage.finetuning.settings import TrainingConfig
+from sleepstage.finetuning.settings import TrainingConfig, launch
 from sleepstage.finetuning.trainer import finetune
 
 N_KILLS = 20
@@ -45,6 +45,7 @@ def train(arguments: dict) -> None:
         base=arguments["base"], nf4=False, lora_rank=4, n_steps=12, warmup_steps=1, checkpoint_steps=1
     )
     finetune(table, spec, config, arguments["adapter"], resume=True)
+    launch().destroy_process_group()  # as the command `train` does
 
 
 def main(arguments: dict) -> None:
